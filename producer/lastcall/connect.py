@@ -1,0 +1,95 @@
+"""Connecting to the server: a client that was seen to work, or an error that says why not."""
+
+import re
+from typing import Any
+
+import redis
+from redis.backoff import ExponentialWithJitterBackoff, NoBackoff
+from redis.exceptions import AuthenticationError, NoPermissionError, ResponseError
+from redis.retry import Retry
+
+from lastcall.errors import ConfigError, ServerTooOld, ServerUnreachable, WrongPassword
+from lastcall.settings import Settings
+
+REDIS_NEEDED = (7, 0)
+VALKEY_NEEDED = (7, 2)
+_CONNECT_TIMEOUT_S = 5.0
+_NEEDED = "Redis >= 7.0 or Valkey >= 7.2"
+
+
+def connect(settings: Settings, **redis_options: Any) -> redis.Redis:
+    """A client of the settings' server; answers are bytes.
+
+    redis_options: for redis.Redis, over the defaults: 5 s to connect, 30 s for an answer (a call
+    that blocks must block for less), 3 quick retries when the connection is lost.
+    Raises ServerUnreachable, WrongPassword, ServerTooOld, ConfigError, after some 5 s at most
+    where nothing answers.
+    """
+    if settings.url is None:
+        raise ConfigError(
+            "url (LASTCALL_URL)", "set to reach a server", "none", "such as redis://host:6379/0"
+        )
+    options: dict[str, Any] = {
+        "decode_responses": False,
+        # RESP3 answers some commands in other types; one protocol, one shape of answers.
+        "protocol": 2,
+        "socket_connect_timeout": _CONNECT_TIMEOUT_S,
+        "socket_timeout": 30.0,
+        # Everything that lastcall sends may be sent again (its scripts know what they have done);
+        # but not after a timeout, which would make 30 s two minutes.
+        "retry": Retry(
+            ExponentialWithJitterBackoff(base=0.1, cap=1.0), 3, (redis.ConnectionError,)
+        ),
+    }
+    if not settings.url.startswith("unix:"):
+        options["socket_keepalive"] = True
+    options |= redis_options
+    # Asked by a client of its own: it need not wait as long, nor try as often, as one at work.
+    hasty = {"socket_timeout": _CONNECT_TIMEOUT_S, "retry": Retry(NoBackoff(), 0)}
+    try:
+        with redis.Redis.from_url(settings.url, **(options | hasty)) as asking:
+            _check(asking, settings.redacted_url)
+    except (TypeError, ValueError) as error:  # redis-py's, for parameters that it does not know
+        if isinstance(error, ConfigError):
+            raise
+        raise ConfigError(
+            "url (LASTCALL_URL)", "one that redis-py takes", settings.redacted_url, str(error)
+        ) from error
+    client: redis.Redis = redis.Redis.from_url(settings.url, **options)
+    return client
+
+
+def _check(client: redis.Redis, url: str) -> None:
+    try:
+        client.ping()
+        information = client.info("server")
+    # Before ConnectionError, which it is one of.
+    except AuthenticationError as error:
+        raise WrongPassword(url, str(error)) from error
+    except NoPermissionError as error:
+        raise WrongPassword(url, f"this user may not do what lastcall needs: {error}") from error
+    except ResponseError as error:
+        if "DB index is out of range" in str(error):
+            raise ConfigError(
+                "url (LASTCALL_URL)", "of a database that the server has", url, str(error)
+            ) from error
+        raise ServerUnreachable(url, f"it answered {str(error)!r}") from error
+    except redis.TimeoutError as error:
+        raise ServerUnreachable(url, f"no answer in time, {error}") from error
+    except (redis.RedisError, OSError) as error:
+        raise ServerUnreachable(url, str(error) or type(error).__name__) from error
+    check_version(information)
+
+
+def check_version(information: dict[str, Any]) -> None:
+    """Raise ServerTooOld for a server whose INFO shows that it lacks what the ledger uses."""
+    # Valkey reports 7.2.4 as redis_version for ever, and its own beside it.
+    if "valkey_version" in information or information.get("server_name") == "valkey":
+        name, needed = "Valkey", VALKEY_NEEDED
+        version = str(information.get("valkey_version", ""))
+    else:
+        name, needed = "Redis", REDIS_NEEDED
+        version = str(information.get("redis_version", ""))
+    found = re.match(r"(\d+)\.(\d+)", version)
+    if found is None or (int(found[1]), int(found[2])) < needed:
+        raise ServerTooOld(f"{name} {version or 'of an unknown version'}", _NEEDED)

@@ -1,0 +1,354 @@
+"""Every error that lastcall raises, one shallow tree under LastcallError.
+
+A message says what was expected, what came and what to do; the evidence is in the fields.
+All of them pickle: they travel from workers to clients.
+"""
+
+import queue as _queue
+from typing import Any
+
+_ENDED = {
+    "SEALED": "it is sealed: its producers have all left",
+    "DRAINED": "it is drained",
+    "INCOMPLETE": "it ended incomplete",
+    "CANCELLED": "it was cancelled",
+}
+
+
+def rebuild(
+    kind: type[BaseException], args: tuple[Any, ...], state: dict[str, Any]
+) -> BaseException:
+    """Make an exception from its class, args and __dict__, without calling its __init__.
+
+    BaseException's own pickling calls `kind(*args)`, which fails, or says things twice, where
+    __init__ takes other arguments than it hands to BaseException.
+    """
+    error: BaseException = kind.__new__(kind, *args)
+    error.args = args  # OSError.__new__ leaves this to an __init__ that is not called
+    error.__dict__.update(state)
+    return error
+
+
+class LastcallError(Exception):
+    """Anything that lastcall itself raises."""
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return rebuild, (type(self), self.args, self.__dict__)
+
+
+# Settings and the server
+
+
+class ConfigError(LastcallError, ValueError):
+    """A setting or an argument has a value that cannot be used.
+
+    name: of the setting or argument; expected: in words; got: in words (never a secret);
+    hint: what to do, may be empty.
+    """
+
+    def __init__(self, name: str, expected: str, got: str, hint: str = "") -> None:
+        self.name, self.expected, self.got, self.hint = name, expected, got, hint
+        super().__init__(f"{name} must be {expected}, got {got}" + (f": {hint}" if hint else ""))
+
+
+class ServerUnreachable(LastcallError, ConnectionError):
+    """Nothing answers at the server's address. url: without its password."""
+
+    def __init__(self, url: str, reason: str) -> None:
+        self.url, self.reason = url, reason
+        super().__init__(
+            f"expected a Redis or Valkey server at {url}, but it cannot be reached ({reason}): "
+            "start it, or point LASTCALL_URL at one that runs"
+        )
+
+
+class ServerTooOld(LastcallError):
+    """The server lacks commands that the ledger uses. found, needed: such as "Redis 6.2.14"."""
+
+    def __init__(self, found: str, needed: str) -> None:
+        self.found, self.needed = found, needed
+        super().__init__(f"lastcall needs {needed}, the server is {found}: upgrade the server")
+
+
+class WrongPassword(LastcallError):
+    """The server wants another password or user, or wants one at all. url: without its password."""
+
+    def __init__(self, url: str, reason: str = "") -> None:
+        self.url, self.reason = url, reason
+        super().__init__(
+            f"the server at {url} refused the user or password"
+            + (f" ({reason})" if reason else "")
+            + ": put the right one into LASTCALL_URL (redis://:password@host:6379/0) "
+            "or into the file that LASTCALL_PASSWORD_FILE names"
+        )
+
+
+# What travels
+
+
+class BadEnvelope(LastcallError):
+    """A message is not from someone who holds this side's key, or is not meant for this place.
+
+    It was not opened: nothing in it was unpickled. context: what it was expected to be bound to.
+    """
+
+    def __init__(self, reason: str, context: tuple[str, ...] = ()) -> None:
+        self.reason, self.context = reason, context
+        where = f" for {'/'.join(context)}" if context else ""
+        super().__init__(f"refused an envelope{where}: {reason}")
+
+
+class NotSerializable(LastcallError, TypeError):
+    """A value cannot be sent. index: of the item in its chunk, None where there is just one."""
+
+    def __init__(self, what: str, index: int | None, type_name: str, reason: str) -> None:
+        self.what, self.index, self.type_name, self.reason = what, index, type_name, reason
+        which = what if index is None else f"{what} {index}"
+        super().__init__(f"cannot send {which} (a {type_name}): {reason}")
+
+
+class NotDeserializable(LastcallError):
+    """A genuine message holds a value that cannot be rebuilt here, mostly for want of a module.
+
+    module: the one that is missing, or "".
+    """
+
+    def __init__(self, reason: str, module: str = "") -> None:
+        self.reason, self.module = reason, module
+        super().__init__(
+            f"a value arrived intact but cannot be rebuilt here ({reason}): "
+            + (f"install the module {module} here" if module else "run the same code on both sides")
+        )
+
+
+class ItemTooLarge(LastcallError, ValueError):
+    """An item is over the limit. size_bytes, limit_bytes; index: of the item, if there are more."""
+
+    def __init__(self, size_bytes: int, limit_bytes: int, index: int | None = None) -> None:
+        self.size_bytes, self.limit_bytes, self.index = size_bytes, limit_bytes, index
+        which = "an item" if index is None else f"item {index}"
+        super().__init__(
+            f"{which} has {size_bytes:,} bytes, the limit is {limit_bytes:,}: "
+            "raise LASTCALL_MAX_ITEM_BYTES, or put the data where workers can read it and send "
+            "its path"
+        )
+
+
+class FunctionNotImportable(LastcallError):
+    """A worker cannot import a function. module: the one that fails; hint: why, what to do."""
+
+    def __init__(
+        self,
+        module: str,
+        worker: str,
+        hint: str = "install it there, or put its folder on the worker's PYTHONPATH",
+    ) -> None:
+        self.module, self.worker, self.hint = module, worker, hint
+        super().__init__(f"worker {worker} cannot import {module}: {hint}")
+
+
+class FunctionNotAllowed(LastcallError):
+    """A side without a key takes only functions that are registered with @task."""
+
+    def __init__(self, function: str, reason: str) -> None:
+        self.function, self.reason = function, reason
+        super().__init__(f"function {function} is not allowed: {reason}")
+
+
+class FunctionMismatch(LastcallError):
+    """Two different functions under one queue name. expected: the queue's; got: the new one."""
+
+    def __init__(self, queue: str, expected: str, got: str) -> None:
+        self.queue, self.expected, self.got = queue, expected, got
+        super().__init__(
+            f"queue {queue} runs its items through {expected}, got {got}: "
+            "use another queue name, or the same function"
+        )
+
+
+# Queues
+
+
+class QueueFinished(LastcallError):
+    """Nothing can be put into a queue that has ended. state: such as "DRAINED"."""
+
+    def __init__(self, queue: str, state: str) -> None:
+        self.queue, self.state = queue, state
+        super().__init__(
+            f"queue {queue} takes no more items, {_ENDED.get(state, f'its state is {state}')}: "
+            "put before the last producer leaves, or use a new queue name"
+        )
+
+
+class QueueHasFunction(LastcallError):
+    """A consumer cannot read a queue whose items are run through a function by workers."""
+
+    def __init__(self, queue: str, function: str) -> None:
+        self.queue, self.function = queue, function
+        super().__init__(
+            f"queue {queue} has no items to read, workers run them through {function}: "
+            "read its results instead, or make the queue without a function"
+        )
+
+
+class QueueMismatch(LastcallError):
+    """A queue exists with another value for an option than the one that was asked for."""
+
+    def __init__(self, queue: str, option: str, expected: str, got: str) -> None:
+        self.queue, self.option, self.expected, self.got = queue, option, expected, got
+        super().__init__(
+            f"queue {queue} exists with {option}={expected}, got {option}={got}: "
+            "leave the option out, give the same, or use another queue name"
+        )
+
+
+class QueueCancelled(LastcallError):
+    """The queue was cancelled before its work was done."""
+
+    def __init__(self, queue: str) -> None:
+        self.queue = queue
+        super().__init__(f"queue {queue} was cancelled before its work was done")
+
+
+class UnknownJob(LastcallError):
+    """No job of this name: never started, or ended so long ago that it has expired."""
+
+    def __init__(self, job: str) -> None:
+        self.job = job
+        super().__init__(
+            f"no job {job!r} on this server: check its name with `lastcall status`; "
+            "a finished job is kept for LASTCALL_TTL_S seconds"
+        )
+
+
+# Producers
+
+
+class LeaseLost(LastcallError):
+    """This producer was given up, since its lease ran out before it was renewed."""
+
+    def __init__(self, queue: str, producer: str) -> None:
+        self.queue, self.producer = queue, producer
+        super().__init__(
+            f"producer {producer} lost its lease on queue {queue}, or another took its name: "
+            "what it had put before counts, this item was not put; "
+            "take a new lease with queue.producer()"
+        )
+
+
+class ProducerLeft(LastcallError):
+    """A producer that has left its queue cannot put into it."""
+
+    def __init__(self, queue: str, producer: str) -> None:
+        self.queue, self.producer = queue, producer
+        super().__init__(
+            f"producer {producer} has left queue {queue}, the item was not put: "
+            "put inside its `with` block, or take a new lease with queue.producer()"
+        )
+
+
+class ProducerLost(LastcallError):
+    """Producers fell silent before they left; what they had put was processed, the rest never came.
+
+    producers: (name, seconds of silence) of each.
+    """
+
+    def __init__(self, queue: str, producers: tuple[tuple[str, float], ...]) -> None:
+        self.queue, self.producers = queue, producers
+        lost = ", ".join(f"{name} (silent for {silent_s:.1f} s)" for name, silent_s in producers)
+        super().__init__(
+            f"queue {queue} ended incomplete, producers that were lost: {lost}; what they had put "
+            "was processed, the rest never came: run them again, or make the queue with "
+            'on_lost="ignore"'
+        )
+
+
+# Workers
+
+
+class NoWorker(LastcallError):
+    """Work is ready, but no live worker serves the Celery queue that it waits in."""
+
+    def __init__(self, queue: str, celery_queue: str, waited_s: float) -> None:
+        self.queue, self.celery_queue, self.waited_s = queue, celery_queue, waited_s
+        super().__init__(
+            f"queue {queue} has waited for {waited_s:.1f} s, no worker serves the Celery queue "
+            f'"{celery_queue}": start one with: lastcall worker -Q {celery_queue}'
+        )
+
+
+class WorkerLost(LastcallError):
+    """An item was given up, since the slot that ran it died each time. item: its number."""
+
+    def __init__(self, queue: str, item: int, attempts: int) -> None:
+        self.queue, self.item, self.attempts = queue, item, attempts
+        super().__init__(
+            f"item {item} of queue {queue} was given up after {attempts} attempts, the process "
+            "that ran it died each time: look for a crash or too little memory in the worker's log"
+        )
+
+
+class DeadLetters(LastcallError):
+    """A queue is drained, but items of it were given up on. dead: how many; put: of how many."""
+
+    def __init__(self, queue: str, dead: int, put: int) -> None:
+        self.queue, self.dead, self.put = queue, dead, put
+        super().__init__(
+            f"queue {queue} is drained, but {dead} of {put} items failed and are dead letters: "
+            "look at them with queue.dead_letters()"
+        )
+
+
+# Waits
+
+
+class WaitTimeout(LastcallError, TimeoutError):
+    """The caller's timeout passed. what: what was waited for."""
+
+    def __init__(self, what: str, waited_s: float) -> None:
+        self.what, self.waited_s = what, waited_s
+        super().__init__(f"waited {waited_s:.1f} s for {what}")
+
+
+class Full(LastcallError, _queue.Full):
+    """The queue has no room, and none came in time."""
+
+    def __init__(self, queue: str, maxsize: int, waited_s: float = 0.0) -> None:
+        self.queue, self.maxsize, self.waited_s = queue, maxsize, waited_s
+        super().__init__(
+            f"queue {queue} is full (maxsize {maxsize}), waited {waited_s:.1f} s for room"
+        )
+
+
+class Empty(LastcallError, _queue.Empty):
+    """The queue has no item ready, and none came in time; it may get more."""
+
+    def __init__(self, queue: str, waited_s: float = 0.0) -> None:
+        self.queue, self.waited_s = queue, waited_s
+        super().__init__(f"queue {queue} is empty, waited {waited_s:.1f} s for an item")
+
+
+# Errors of the user's functions
+
+
+class RemoteError(LastcallError):
+    """A function raised an exception that cannot itself be brought here.
+
+    type_name: of the exception there; message: its str().
+    """
+
+    def __init__(self, type_name: str, message: str) -> None:
+        self.type_name, self.message = type_name, message
+        super().__init__(f"{type_name}: {message}" if message else type_name)
+
+
+class RemoteTraceback(LastcallError):
+    """The cause of an exception that a worker sent: str() is the traceback there."""
+
+    def __init__(self, text: str) -> None:
+        self.text = text
+        super().__init__(text)
+
+    def __str__(self) -> str:
+        # Printed after "lastcall.errors.RemoteTraceback: ", so it starts on a line of its own.
+        return f'\n"""\n{self.text}"""'
