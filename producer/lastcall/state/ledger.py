@@ -1,0 +1,470 @@
+"""One queue's ledger: each method is one transition, one script, one round trip.
+
+What a queue is made with is a `Spec`; what it is at a moment, a `Status`. Chunks go in by `put`, are claimed and
+completed by `next`, and come back by `release` or, when their ticket falls silent, by `reap`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any, NamedTuple, NoReturn
+
+from lastcall.errors import LeaseLost, QueueFinished, QueueMismatch, UnknownJob
+from lastcall.state import keys
+from lastcall.state.scripts import Code, script
+
+if TYPE_CHECKING:
+    from redis import Redis
+
+ENDED = ("DRAINED", "INCOMPLETE", "CANCELLED")
+RESULTS = ("keep", "once", "discard")
+ON_LOST = ("fail", "wait", "ignore")
+ON_ERROR = ("dead", "return")
+
+
+def address(job: str, name: str) -> str:
+    """How a queue is named where there is one word for it: "job/name"."""
+    return f"{job}/{name}"
+
+
+def shown(job: str, name: str) -> str:
+    """How a queue is named to people: a queue of its own by its name, one of a job by its address."""
+    return name if job == name else address(job, name)
+
+
+def split(queue_address: str) -> tuple[str, str]:
+    """The job and the name in an address, or in the name of a queue of its own."""
+    job, slash, name = queue_address.partition("/")
+    return (job, name) if slash else (job, job)
+
+
+class Chunk(NamedTuple):
+    """A claimed chunk. `start` is the number of its first item in the chunk that was put."""
+
+    id: str
+    items: int
+    start: int
+    tries: int
+    payload: bytes
+
+    @property
+    def root(self) -> str:
+        """The chunk that was put, of which this one may be a part; its envelope is bound to that."""
+        return self.id.partition("/")[0]
+
+
+class Output(NamedTuple):
+    """A chunk for the queue downstream."""
+
+    id: str
+    items: int
+    payload: bytes
+
+
+class Again(NamedTuple):
+    """One item that is to be tried again, alone."""
+
+    index: int
+    tries: int
+    delay_ms: int
+    payload: bytes
+
+
+@dataclass(slots=True)
+class Completion:
+    """What a chunk came to: items done + items dead + items to try again = its items."""
+
+    chunk: str
+    done: int
+    dead: int = 0
+    outcome: bytes = b""
+    outputs: Sequence[Output] = ()
+    again: Sequence[Again] = ()
+    letters: Sequence[tuple[str, bytes]] = ()
+
+    def args(self) -> list[Any]:
+        args: list[Any] = [self.chunk, self.done, self.dead, self.outcome, len(self.outputs)]
+        for output in self.outputs:
+            args += output
+        args.append(len(self.again))
+        for again in self.again:
+            args += again
+        args.append(len(self.letters))
+        for letter in self.letters:
+            args += letter
+        return args
+
+
+class Claim(NamedTuple):
+    """What `next` gave: chunks; or nothing; or the end, with the queue's state; or `lost`."""
+
+    chunks: list[Chunk]
+    downstream_tickets: list[str]
+    tickets: list[str]
+    ended: str = ""
+    lost: bool = False
+
+
+class Lease(NamedTuple):
+    """A producer's place in a queue: where it is to go on."""
+
+    index: int
+    epoch: int
+    seq: int
+    position: int
+
+
+class Put(NamedTuple):
+    """seq: the last chunk accepted; room: for how many items there is room, -1 without bound;
+    cost_us: what an item took on average so far, -1 if none is done."""
+
+    seq: int
+    room: int
+    tickets: list[str]
+    cost_us: int
+    full: bool
+
+
+@dataclass(frozen=True, slots=True)
+class Spec:
+    """What a queue is made with. None: not said, so it may be anything where the queue exists."""
+
+    function: bytes | None = None  # sealed; b"" for a queue that consumers read
+    identity: str | None = None  # the function's, to tell two apart
+    celery: str | None = None  # Celery queue that its tickets travel through
+    maxsize: int | None = None
+    maxbytes: int | None = None
+    max_workers: int | None = None
+    on_lost: str | None = None
+    results: str | None = None
+    on_error: str | None = None
+    expected: int | None = None
+    lease_ms: int | None = None
+    ttl_ms: int | None = None
+    style: str | None = None  # how an item is given to the function: item, star (its parts), call
+    down: str = ""
+    reopen: bool = False
+
+
+# Spec's fields as the ledger calls them, with the values of a queue that does not say.
+_FIELDS: dict[str, tuple[str, Any]] = {
+    "identity": ("identity", ""),
+    "function": ("function", b""),
+    "celery": ("celery", ""),
+    "maxsize": ("maxsize", 0),
+    "maxbytes": ("maxbytes", 0),
+    "max_workers": ("max_workers", 0),
+    "on_lost": ("on_lost", "fail"),
+    "results": ("results", "keep"),
+    "on_error": ("on_error", "dead"),
+    "expected": ("expected", 0),
+    "lease_ms": ("lease", 10_000),
+    "ttl_ms": ("ttl", 86_400_000),
+    "style": ("style", "item"),
+}
+
+
+@dataclass(frozen=True, slots=True)
+class ProducerStatus:
+    """state: live, absent (silent, waited for), left or lost. silent_s: since it last renewed."""
+
+    name: str
+    state: str
+    epoch: int
+    position: int
+    silent_s: float
+
+
+@dataclass(frozen=True, slots=True)
+class Status:
+    """One moment of a queue. Counters are items, except tickets, started and chunks_ready."""
+
+    job: str
+    name: str
+    state: str
+    epoch: int
+    put: int
+    ready: int
+    leased: int
+    delayed: int
+    done: int
+    dead: int
+    cancelled: int
+    unread: int
+    live: int
+    expected: int
+    function: str
+    workers: str
+    maxsize: int
+    tickets: int
+    started: int
+    chunks_ready: int
+    created_ms: int
+    ended_ms: int | None
+    producers: tuple[ProducerStatus, ...] = field(default=())
+
+    @property
+    def ended(self) -> bool:
+        return self.state in ENDED
+
+    @property
+    def lost(self) -> tuple[tuple[str, float], ...]:
+        """The producers that were lost, each with its seconds of silence."""
+        return tuple((p.name, p.silent_s) for p in self.producers if p.state == "lost")
+
+
+class Ledger:
+    """A queue in Redis. `names` are the queue and all that lie downstream of it."""
+
+    __slots__ = ("_keys", "_own", "job", "name", "names", "redis")
+
+    def __init__(self, redis: Redis, job: str, names: Sequence[str]) -> None:
+        self.redis = redis
+        self.job = job
+        self.name = names[0]
+        self.names = tuple(names)
+        self._keys = [key.encode() for key in keys.chain(job, names)]
+        self._own = self._keys[: len(keys.PARTS)]
+
+    @classmethod
+    def open(cls, redis: Redis, job: str, name: str) -> Ledger:
+        """The ledger of a queue that exists, with its chain downstream. Raises UnknownJob."""
+        names = [name]
+        while True:
+            down = redis.hget(keys.of_queue(job, names[-1], "meta"), "down")
+            if down is None:
+                raise UnknownJob(shown(job, name))
+            if not down:
+                return cls(redis, job, names)
+            names.append(down.decode())
+
+    @property
+    def address(self) -> str:
+        return address(self.job, self.name)
+
+    @property
+    def shown(self) -> str:
+        return shown(self.job, self.name)
+
+    @property
+    def results_key(self) -> bytes:
+        return self._own[keys.PARTS.index("results")]
+
+    @property
+    def bell_key(self) -> bytes:
+        return self._own[keys.PARTS.index("bell")]
+
+    @property
+    def room_key(self) -> bytes:
+        return self._own[keys.PARTS.index("room")]
+
+    def meta(self) -> dict[str, bytes]:
+        """The queue's options and counters as they are stored; empty if there is no such queue."""
+        stored = self.redis.hgetall(self._own[0])
+        return {name.decode(): value for name, value in stored.items()}
+
+    def create(
+        self, spec: Spec, *, defaults: Mapping[str, Any] | None = None,
+        issue_ms: int = 5_000, crash_limit: int = 3,
+    ) -> tuple[str, int]:  # fmt: skip
+        """Make the queue, or check that it is as `spec` says. Gives its state and epoch.
+
+        defaults: for a new queue, instead of the general ones, by their names in the ledger.
+        issue_ms: how long a ticket may be under way before it may be thought lost.
+        crash_limit: how often an item may kill its slot before it becomes a dead letter.
+        Raises QueueMismatch, UnknownJob (no queue downstream), QueueFinished (downstream).
+        """
+        fixed: list[Any] = []
+        others: list[Any] = ["name", self.name, "issue", issue_ms, "crash_limit", crash_limit]
+        for option, (stored, default) in _FIELDS.items():
+            value = getattr(spec, option)
+            if value is None:
+                others += [stored, (defaults or {}).get(stored, default)]
+            else:
+                fixed += [stored, value]
+        if spec.down:
+            fixed += ["down", spec.down]
+        reply = script("create")(
+            self.redis, self._keys, "reopen" if spec.reopen else "", spec.down,
+            len(fixed) // 2, *fixed, *others,
+        )  # fmt: skip
+        if reply[0] == Code.MISMATCH:
+            option, there, asked = (_text(part) for part in reply[1:])
+            raise QueueMismatch(self.shown, option, there, asked)
+        if reply[0] == Code.UNKNOWN:
+            raise UnknownJob(shown(self.job, spec.down))
+        if reply[0] == Code.ENDED:
+            raise QueueFinished(shown(self.job, spec.down), _text(reply[1]))
+        return _text(reply[1]), int(reply[2])
+
+    def join(self, producer: str, *, lease_ms: int = 0) -> Lease:
+        """Take out a producer's lease. lease_ms: 0 for the queue's own. Raises QueueFinished."""
+        reply = script("join")(self.redis, self._own, producer, lease_ms)
+        if reply[0] != Code.OK:
+            self._refuse(reply)
+        return Lease(*reply[1:5])
+
+    def put(
+        self, producer: str, epoch: int, seq: int, chunks: Iterable[tuple[int, bytes]], cap: int
+    ) -> Put:
+        """Append chunks (items, payload), the first of which has the number `seq`.
+
+        cap: on the tickets that this may bring about. Raises QueueFinished, LeaseLost.
+        """
+        flat: list[Any] = []
+        for chunk in chunks:
+            flat += chunk
+        reply = script("put")(self.redis, self._keys, producer, epoch, seq, cap, *flat)
+        if reply[0] == Code.LOST:
+            raise LeaseLost(self.shown, producer)
+        if reply[0] not in (Code.OK, Code.FULL):
+            self._refuse(reply)
+        return Put(reply[1], reply[2], _texts(reply[3]), reply[4], reply[0] == Code.FULL)
+
+    def leave(self, producer: str, epoch: int, *, lost: bool = False) -> bool:
+        """Give back a producer's lease; False if it held none any more."""
+        reply = script("leave")(self.redis, self._keys, producer, epoch, "lost" if lost else "left")
+        return bool(reply[0] == Code.OK)
+
+    def seal(self) -> str:
+        """No more is put, whoever is still there. Gives the state."""
+        return self._end("seal")
+
+    def cancel(self) -> str:
+        """Drop what is ready and refuse what is being done. Gives the state."""
+        return self._end("cancel")
+
+    def _end(self, how: str) -> str:
+        reply = script("seal")(self.redis, self._keys, how)
+        if reply[0] == Code.UNKNOWN:
+            self._refuse(reply)
+        return _text(reply[1])
+
+    def enroll(self, ticket: str, nonce: str, lease_ms: int) -> str:
+        """Take out a consumer's ticket. Gives "" or, if the queue has ended, its state."""
+        reply = script("enroll")(self.redis, self._own, ticket, nonce, lease_ms)
+        if reply[0] == Code.ENDED:
+            return _text(reply[1])
+        if reply[0] != Code.OK:
+            self._refuse(reply)
+        return ""
+
+    def next(
+        self, ticket: str, nonce: str, lease_ms: int, want: int, *,
+        completions: Sequence[Completion] = (), waited: bool = False, downstream_cap: int = 0, busy_us: int = 0,
+    ) -> Claim:  # fmt: skip
+        """Complete the chunks in hand and claim up to `want` others; want=0 gives the ticket back.
+
+        waited: the slot waited at the bell and was not rung for.
+        busy_us: what the completions took together.
+        """
+        args: list[Any] = []
+        for completion in completions:
+            args += completion.args()
+        reply = script("next")(
+            self.redis, self._keys, ticket, nonce, lease_ms, want, "1" if waited else "",
+            downstream_cap, busy_us, len(completions), *args,
+        )  # fmt: skip
+        code = reply[0]
+        if code == Code.OK or code == Code.NOTHING:
+            flat = reply[1]
+            chunks = [
+                Chunk(flat[at].decode(), flat[at + 1], flat[at + 2], flat[at + 3], flat[at + 4])
+                for at in range(0, len(flat), 5)
+            ]
+            return Claim(chunks, _texts(reply[2]), _texts(reply[3]))
+        if code == Code.ENDED:
+            return Claim([], _texts(reply[2]), [], ended=_text(reply[1]))
+        return Claim([], [], [], lost=True)
+
+    def release(
+        self, ticket: str, *, crashed: bool = False, processed: int = 0, cap: int = 0
+    ) -> list[str]:
+        """End a ticket and give back what it held. Gives the tickets that are to be sent.
+
+        processed: items of its first chunk that are done. A ticket that is not valid is passed over.
+        """
+        reply = script("release")(
+            self.redis, self._keys, ticket, "crash" if crashed else "return", processed, cap
+        )
+        return _texts(reply[2]) if reply[0] == Code.OK else []
+
+    def renew(
+        self, lease_ms: int, tickets: Sequence[str], producers: Sequence[tuple[str, int]] = ()
+    ) -> tuple[list[str], list[str]]:
+        """Put off deadlines of tickets and of producers (name, epoch).
+
+        Gives the tickets that are not valid any more and the producers whose lease was lost.
+        """
+        flat = [part for producer in producers for part in producer]
+        reply = script("renew")(self.redis, self._own, lease_ms, len(tickets), *tickets, *flat)
+        if reply[0] != Code.OK:
+            return list(tickets), []
+        return _texts(reply[1]), _texts(reply[2])
+
+    def reap(self, cap: int, *, nothing_under_way: bool) -> tuple[list[str], list[str], bool]:
+        """Find what fell silent. Gives tickets to send, producers lost, whether the queue has ended.
+
+        nothing_under_way: no message waits in the Celery queue, so that a ticket which has not
+        started within its time is lost.
+        """
+        reply = script("reap")(self.redis, self._keys, cap, "1" if nothing_under_way else "")
+        if reply[0] != Code.OK:
+            return [], [], True
+        return _texts(reply[1]), _texts(reply[2]), False
+
+    def ack(self, entry: str, items: int) -> None:
+        """Results up to this stream entry were read; with results="once" they are removed."""
+        script("ack")(self.redis, self._own, entry, items)
+
+    def status(self) -> Status:
+        """One moment's picture. Raises UnknownJob."""
+        reply = script("status")(self.redis, self._own)
+        if reply[0] != Code.OK:
+            self._refuse(reply)
+        now, flat, records = int(reply[1]), reply[2], reply[3]
+        meta = {_text(flat[at]): flat[at + 1] for at in range(0, len(flat), 2)}
+        lease = int(meta["lease"])
+        producers = []
+        for at in range(0, len(records), 3):
+            name, record, deadline = (_text(part) for part in records[at : at + 3])
+            _, epoch, _, position, state = record.split(" ")
+            # A lease that ran out was last renewed a lease before; one that is gone is not timed.
+            silent = (now - float(deadline) + lease) / 1000 if deadline else lease / 1000
+            producers.append(ProducerStatus(name, state, int(epoch), int(position), max(0.0, silent)))
+        counters = {
+            name: int(meta[name])
+            for name in ("epoch", "put", "ready", "leased", "delayed", "done", "dead", "cancelled",
+                         "unread", "live", "expected", "maxsize")
+        }  # fmt: skip
+        ended = meta.get("ended")
+        return Status(
+            job=self.job, name=self.name, state=_text(meta["state"]), **counters,
+            function=_text(meta["identity"]), workers=_text(meta["celery"]),
+            tickets=reply[4], started=reply[5], chunks_ready=reply[6],
+            created_ms=int(meta["created"]), ended_ms=int(ended) if ended else None,
+            producers=tuple(producers),
+        )  # fmt: skip
+
+    def _refuse(self, reply: list[Any]) -> NoReturn:
+        if reply[0] == Code.ENDED:
+            raise QueueFinished(self.shown, _text(reply[1]))
+        raise UnknownJob(self.shown)
+
+
+def queues_of(redis: Redis, job: str) -> list[str]:
+    """The names of a job's queues, in no order. Raises UnknownJob."""
+    fields = redis.hkeys(keys.of_job(job, "job"))
+    names = [f.decode().removeprefix("queue:") for f in fields if f.startswith(b"queue:")]
+    if not names:
+        raise UnknownJob(job)
+    return names
+
+
+def _text(value: Any) -> str:
+    return value.decode() if isinstance(value, bytes) else str(value)
+
+
+def _texts(values: Iterable[Any]) -> list[str]:
+    return [_text(value) for value in values]

@@ -1,0 +1,17 @@
+--[[ leave: give back a producer's lease; the last one to leave seals the queue.
+  KEYS  the queue's, then those downstream of it (_queue.lua)
+  ARGV[1] producer   ARGV[2] its epoch   ARGV[3] "left" or "lost"
+  Returns {1 OK, state} | {-1 LOST} it holds no lease any more | {-3 UNKNOWN} ]]
+--@include _queue
+--@include _bell
+--@include _settle
+local state = get(1, 'state')
+if not state then return {UNKNOWN} end
+local record = redis.call('HGET', key(1, PRODUCERS), ARGV[1])
+if not record then return {LOST} end
+local _, epoch, _, _, how = string.match(record, '^(%d+) (%d+) (%d+) (%d+) (%a+)$')
+if epoch ~= ARGV[2] then return {LOST} end
+if how == ARGV[3] then return {OK, state} end
+if not depart(1, ARGV[1], ARGV[3]) then return {LOST} end
+settle(1)
+return reply(OK, get(1, 'state'))

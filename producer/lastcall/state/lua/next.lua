@@ -1,0 +1,105 @@
+--[[ next: complete the chunks in hand, if any, and claim the oldest ready ones, in one round trip.
+  KEYS  the queue's, then those downstream of it (_queue.lua)
+  ARGV[1] ticket   ARGV[2] the slot's nonce   ARGV[3] lease in ms   ARGV[4] chunks wanted, 0 to leave
+  ARGV[5] "1" if the slot waited and was not woken   ARGV[6] cap on the tickets of the queue downstream
+  ARGV[7] microseconds that the completions took   ARGV[8] number of completions, then for each: chunk id, items done, items dead, outcome or "",
+    outputs n, n x (chunk id, items, payload), retries n, n x (index, tries, delay in ms, payload),
+    dead letters n, n x (item, record)
+  Returns {1 OK, {chunk id, items, first item, tries, payload, ...}, downstream tickets to send, {}}
+        | {0 NOTHING, {}, downstream tickets to send, tickets of this queue to send} nothing is ready, or it leaves
+        | {-1 LOST} the ticket is not valid any more: what it completes is discarded
+        | {-2 ENDED, state, downstream tickets to send} | {-3 UNKNOWN}
+  A ticket that already holds chunks is given those again. ]]
+--@include _queue
+--@include _bell
+--@include _mint
+--@include _settle
+--@include _complete
+--@include _due
+local ticket, nonce, want = ARGV[1], ARGV[2], tonumber(ARGV[4])
+load(1, 'state', 'ready', 'leased', 'delayed', 'holding', 'waiting', 'done', 'dead', 'bytes', 'busy', 'results', 'bounded')
+local state = get(1, 'state')
+if not state then return {UNKNOWN} end
+if has_ended(state) then return {ENDED, state, {}} end
+
+local held = redis.call('HGET', key(1, HELD), ticket)
+local hand, holding = {}, false
+if held then
+  if string.match(held, '^%S+') ~= nonce then return {LOST} end
+  for id, n, bytes in string.gmatch(held, ' (%S+) (%d+) (%d+)') do
+    hand[id] = {tonumber(n), tonumber(bytes)}
+    holding = true
+  end
+elseif not redis.call('ZSCORE', key(1, TICKETS), ticket) then
+  return {LOST}
+else
+  redis.call('ZADD', key(1, TICKETS), now() + ARGV[3], ticket)
+end
+if ARGV[5] == '1' and num(1, 'waiting') > 0 then add(1, 'waiting', -1) end
+
+local downstream = {}
+if ARGV[8] ~= '0' then
+  add(1, 'busy', tonumber(ARGV[7]))
+  if complete(1, hand, 9) > 0 then downstream = mint(2, tonumber(ARGV[6])) end
+end
+
+local ids = {}
+if next(hand) then
+  for id in string.gmatch(held, ' (%S+) %d+ %d+') do
+    if hand[id] then ids[#ids + 1] = id end
+  end
+elseif want > 0 then
+  due(1)
+  if num(1, 'ready') > 0 then
+    if want > 1 then
+      -- No more than a fair share, so that the last chunks are not all in one slot's hand.
+      local length = redis.call('LLEN', key(1, READY))
+      want = math.min(want, math.ceil(length / math.max(1, redis.call('ZCARD', key(1, TICKETS)))))
+    end
+    ids = redis.call('LPOP', key(1, READY), want)
+  end
+end
+local chunks, record = {}, {nonce}
+if #ids > 0 then
+  local values = redis.call('HMGET', key(1, CHUNKS), unpack(ids))
+  local claimed = 0
+  for at, id in ipairs(ids) do
+    local n, start, tries = struct.unpack(HEADER, values[at])
+    if tries > 0 and at > 1 and not hand[id] then
+      -- One that may have killed its slot goes alone: it and those behind it go back.
+      for back = #ids, at, -1 do redis.call('LPUSH', key(1, READY), ids[back]) end
+      break
+    end
+    chunks[#chunks + 1] = id
+    chunks[#chunks + 1] = n
+    chunks[#chunks + 1] = start
+    chunks[#chunks + 1] = tries
+    chunks[#chunks + 1] = string.sub(values[at], 11)
+    record[#record + 1] = id .. ' ' .. n .. ' ' .. (#values[at] - 10)
+    if not hand[id] then claimed = claimed + n end
+    if tries > 0 and not hand[id] then
+      for back = #ids, at + 1, -1 do redis.call('LPUSH', key(1, READY), ids[back]) end
+      break
+    end
+  end
+  add(1, 'ready', -claimed)
+  add(1, 'leased', claimed)
+end
+local holds = #chunks > 0
+if holds ~= holding then add(1, 'holding', holds and 1 or -1) end
+if want == 0 and not holds then
+  redis.call('ZREM', key(1, TICKETS), ticket)
+  redis.call('HDEL', key(1, HELD), ticket)
+  settle(1)
+  local minted = {}
+  if not has_ended(get(1, 'state')) then
+    minted = mint(1, redis.call('ZCARD', key(1, TICKETS)) + 1)  -- at most one, in place of this one
+  end
+  return reply(NOTHING, {}, downstream, minted)
+end
+if holds or holding or not held then redis.call('HSET', key(1, HELD), ticket, table.concat(record, ' ')) end
+if holds then return reply(OK, chunks, downstream, {}) end
+settle(1)
+if has_ended(get(1, 'state')) then return reply(ENDED, get(1, 'state'), downstream) end
+add(1, 'waiting', 1)
+return reply(NOTHING, {}, downstream, {})

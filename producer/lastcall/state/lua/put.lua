@@ -1,0 +1,74 @@
+--[[ put: append a producer's chunks, as many as there is room for. A chunk that was accepted before is recognised by its
+  sequence number, so that a put whose reply was lost may be sent again.
+  KEYS  the queue's, then those downstream of it (_queue.lua)
+  ARGV[1] producer   ARGV[2] its epoch   ARGV[3] sequence number of the first chunk   ARGV[4] cap on tickets
+  ARGV[5...] items, payload for each chunk
+  Returns {1 OK, last sequence number accepted, items there is room for or -1, tickets to send, microseconds an item or -1}
+        | {-4 FULL, last sequence number accepted, room, tickets to send, microseconds an item} some chunks did not fit; room rings
+        | {-1 LOST} the lease was lost or taken over | {-2 ENDED, state} | {-3 UNKNOWN} ]]
+--@include _queue
+--@include _bell
+--@include _mint
+load(1, 'state', 'maxsize', 'maxbytes', 'sealed', 'put', 'ready', 'bytes', 'waiting', 'holding', 'celery', 'max_workers', 'done', 'dead', 'busy')
+local state = get(1, 'state')
+if not state then return {UNKNOWN} end
+local producer = redis.call('HGET', key(1, PRODUCERS), ARGV[1])
+if not producer then return {LOST} end
+local index, epoch, seq, items, how = string.match(producer, '^(%d+) (%d+) (%d+) (%d+) (%a+)$')
+seq = tonumber(seq)
+local first = tonumber(ARGV[3])
+local last = first + (#ARGV - 4) / 2 - 1
+local refused
+if has_ended(state) or get(1, 'sealed') then
+  refused = {ENDED, state}
+elseif epoch ~= ARGV[2] or (how ~= 'live' and how ~= 'absent') then
+  refused = {LOST}
+end
+if refused then
+  -- All of it is there already: say so, whatever came since.
+  if epoch == ARGV[2] and last <= seq then return {OK, last, -1, {}, -1} end
+  return refused
+end
+
+local maxsize, maxbytes = num(1, 'maxsize'), num(1, 'maxbytes')
+local load_items, load_bytes = 0, 0
+if maxsize > 0 or maxbytes > 0 then
+  -- Items outstanding here and downstream, results that wait for their reader included.
+  for i = 1, DEPTH do
+    load(i, 'ready', 'leased', 'delayed', 'unread', 'bytes')
+    load_items = load_items + num(i, 'ready') + num(i, 'leased') + num(i, 'delayed') + num(i, 'unread')
+    load_bytes = load_bytes + num(i, 'bytes')
+  end
+end
+-- What an item took so far, so that the producer can choose how many make a chunk.
+local processed = num(1, 'done') + num(1, 'dead')
+local cost = processed > 0 and math.floor(num(1, 'busy') / processed) or -1
+local code, put, bytes = OK, 0, 0
+local chunks, ids = {}, {}
+for at = 5, #ARGV, 2 do
+  local this = first + (at - 5) / 2
+  if this > seq then
+    local n, payload = tonumber(ARGV[at]), ARGV[at + 1]
+    if (maxsize > 0 and load_items + put + n > maxsize)
+      or (maxbytes > 0 and load_bytes + bytes > 0 and load_bytes + bytes + #payload > maxbytes) then
+      code = FULL
+      redis.call('HINCRBY', key(1, JOB), 'blocked', 1)
+      break
+    end
+    local id = index .. '-' .. this
+    chunks[#chunks + 1] = id
+    chunks[#chunks + 1] = struct.pack(HEADER, n, 0, 0) .. payload
+    ids[#ids + 1] = id
+    put, bytes, seq = put + n, bytes + #payload, this
+  end
+end
+if #ids == 0 then return {code, seq, maxsize > 0 and maxsize - load_items or -1, {}, cost} end
+redis.call('HSET', key(1, CHUNKS), unpack(chunks))
+redis.call('RPUSH', key(1, READY), unpack(ids))
+redis.call('HSET', key(1, PRODUCERS), ARGV[1], table.concat({index, epoch, seq, items + put, 'live'}, ' '))
+if how == 'absent' then redis.call('ZADD', key(1, LEASES), now() + num(1, 'lease'), ARGV[1]) end
+add(1, 'put', put)
+add(1, 'ready', put)
+add(1, 'bytes', bytes)
+ring(1, #ids)
+return reply(code, seq, maxsize > 0 and maxsize - load_items - put or -1, mint(1, tonumber(ARGV[4])), cost)

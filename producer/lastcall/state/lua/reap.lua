@@ -1,0 +1,42 @@
+--[[ reap: what time has done to a queue. Leases that ran out, tickets that fell silent, delays that are over, tickets
+  that are lacking.
+  KEYS  the queue's, then those downstream of it (_queue.lua)
+  ARGV[1] cap on tickets   ARGV[2] "1" if no message waits in the Celery queue, so that a ticket which has not started is lost
+  Returns {1 OK, tickets to send, producers lost, tickets lost} | {-2 ENDED, state} | {-3 UNKNOWN} ]]
+--@include _queue
+--@include _bell
+--@include _mint
+--@include _settle
+--@include _giveback
+--@include _due
+load(1, 'state', 'on_lost', 'issue', 'delayed', 'waiting')
+local state = get(1, 'state')
+if not state then return {UNKNOWN} end
+if has_ended(state) then return {ENDED, state} end
+local lost_producers, lost_tickets = {}, {}
+for _, producer in ipairs(redis.call('ZRANGEBYSCORE', key(1, LEASES), '-inf', now())) do
+  if get(1, 'on_lost') == 'wait' then
+    local record = redis.call('HGET', key(1, PRODUCERS), producer)
+    redis.call('HSET', key(1, PRODUCERS), producer, (string.gsub(record, '%a+$', 'absent')))
+    redis.call('ZREM', key(1, LEASES), producer)
+  else
+    depart(1, producer, 'lost')
+  end
+  lost_producers[#lost_producers + 1] = producer
+end
+for _, ticket in ipairs(redis.call('ZRANGEBYSCORE', key(1, TICKETS), '-inf', now())) do
+  if redis.call('HEXISTS', key(1, HELD), ticket) == 1 then
+    giveback(1, ticket, true, 0)
+    lost_tickets[#lost_tickets + 1] = ticket
+  elseif ARGV[2] == '1' then
+    redis.call('ZREM', key(1, TICKETS), ticket)
+    lost_tickets[#lost_tickets + 1] = ticket
+  else
+    redis.call('ZADD', key(1, TICKETS), now() + num(1, 'issue'), ticket)
+  end
+end
+local became_ready = due(1)
+ring(1, became_ready)
+settle(1)
+if has_ended(get(1, 'state')) then return reply(OK, {}, lost_producers, lost_tickets) end
+return reply(OK, mint(1, tonumber(ARGV[1])), lost_producers, lost_tickets)

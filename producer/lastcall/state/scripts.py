@@ -1,0 +1,65 @@
+"""The ledger's scripts: loaded from lua/, their includes put in, run by their SHA-1.
+
+A file is a transition; a file whose name begins with an underscore is a part that scripts include with a line
+`--@include _name`. Every script may be sent again when its reply was lost on the wire.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import re
+from enum import IntEnum
+from functools import cache
+from importlib.resources import files
+from typing import TYPE_CHECKING, Any
+
+from redis.exceptions import NoScriptError
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from redis import Redis
+
+_INCLUDE = re.compile(r"^--@include (\w+)$", re.MULTILINE)
+
+
+class Code(IntEnum):
+    """The first element of every script's reply."""
+
+    OK = 1
+    NOTHING = 0
+    LOST = -1
+    ENDED = -2
+    UNKNOWN = -3
+    FULL = -4
+    MISMATCH = -5
+
+
+class Script:
+    """One transition of the ledger."""
+
+    __slots__ = ("name", "sha", "source")
+
+    def __init__(self, name: str) -> None:
+        folder = files(__package__) / "lua"
+
+        def read(part: str) -> str:
+            return (folder / f"{part}.lua").read_text(encoding="utf-8")
+
+        self.name = name
+        self.source = _INCLUDE.sub(lambda found: read(found[1]), read(name))
+        self.sha = hashlib.sha1(self.source.encode(), usedforsecurity=False).hexdigest()
+
+    def __call__(self, redis: Redis, keys: Sequence[bytes], *args: Any) -> list[Any]:
+        """Run it; loads it first where the server does not have it yet."""
+        try:
+            reply: list[Any] = redis.execute_command("EVALSHA", self.sha, len(keys), *keys, *args)
+        except NoScriptError:
+            reply = redis.execute_command("EVAL", self.source, len(keys), *keys, *args)
+        return reply
+
+
+@cache
+def script(name: str) -> Script:
+    """The script of that name; read once a process."""
+    return Script(name)
