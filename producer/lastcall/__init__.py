@@ -1,0 +1,32 @@
+"""lastcall: submit work and hold queues. Start at queue.py; the Redis side is state/.
+
+client.py is where programs come in: Client.map (map.py), submit (calls.py), queue (queue.py with producer.py and
+consumer.py), job (job.py). What they travel in: envelope.py, payload.py, functions.py, outcome.py. What keeps them
+alive: heart.py, reaper.py, registry.py, waiting.py. The private cluster: local.py, guardian.py. The commands: cli/.
+"""
+
+from lastcall import errors
+from lastcall.client import Client
+from lastcall.consumer import Consumer
+from lastcall.job import Job
+from lastcall.letters import DeadLetter
+from lastcall.producer import Producer
+from lastcall.queue import StatusableQueue
+from lastcall.settings import Settings
+from lastcall.state.ledger import Status
+from lastcall.task import task
+from lastcall.version import __version__
+
+__all__ = [
+    "Client",
+    "Consumer",
+    "DeadLetter",
+    "Job",
+    "Producer",
+    "Settings",
+    "StatusableQueue",
+    "Status",
+    "__version__",
+    "errors",
+    "task",
+]

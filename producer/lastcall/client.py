@@ -1,0 +1,187 @@
+"""Client: where programs hand in work. Holds the connection, and the private cluster where there is no server."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from concurrent.futures import Future
+from types import TracebackType
+from typing import TYPE_CHECKING, Any, TypeVar
+
+from lastcall.calls import Calls
+from lastcall.connection import Connection
+from lastcall.errors import ConfigError, LastcallError
+from lastcall.job import Job
+from lastcall.map import MapResults
+from lastcall.queue import StatusableQueue, make
+from lastcall.settings import Settings
+from lastcall.state import keys
+from lastcall.state.ledger import Ledger, Status, split
+
+if TYPE_CHECKING:
+    from lastcall.local import LocalCluster
+    from lastcall.registry import WorkerInfo
+
+T = TypeVar("T")
+
+
+class ClientClosed(LastcallError, ValueError):
+    """A client was used after it was closed."""
+
+    def __init__(self) -> None:
+        super().__init__("this client is closed: use it inside its `with` block, or make another")
+
+
+class Client:
+    """Submits work to a server's workers; without a server, starts a private one with workers.
+
+    url, key: as LASTCALL_URL and LASTCALL_KEY, which they override; where neither says a URL, a server and workers
+    are started on this machine, for this client alone, and are gone when it is. slots: processes of that private
+    worker (None: one a CPU); options: as in Settings.load(), such as lease_s.
+    Raises ServerUnreachable, WrongPassword, ServerTooOld, ConfigError.
+    """
+
+    def __init__(
+        self, url: str | None = None, key: str | bytes | None = None, *,
+        slots: int | None = None, **options: Any,
+    ) -> None:  # fmt: skip
+        settings = Settings.load(url, key, **options)
+        self._cluster: LocalCluster | None = None
+        self._calls: dict[str, Calls] = {}
+        self._closed = False
+        if settings.url is None:
+            from lastcall.local import LocalCluster  # needs the extra `local`, a client does not
+
+            self._cluster = LocalCluster(slots, environment=_environment(settings))
+            settings = Settings.load(self._cluster.url, self._cluster.key, **options)
+        elif slots is not None:
+            raise ConfigError("slots", "given only without a server's URL", repr(slots))
+        try:
+            self._connection = Connection.of(settings)
+        except BaseException:
+            if self._cluster is not None:
+                self._cluster.close()
+            raise
+        self._connection.cluster = self._cluster
+        if self._cluster is not None:
+            self._cluster.ensure_workers("cpu")
+
+    def __enter__(self) -> Client:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, tb: TracebackType | None
+    ) -> None:
+        self.close(wait=kind is None)
+
+    def __repr__(self) -> str:
+        return f"<Client {self._connection.settings.redacted_url}>"
+
+    @property
+    def settings(self) -> Settings:
+        """What another process needs for the same server: Client(settings.url, settings.key)."""
+        return self._connection.settings
+
+    def map(
+        self, function: Callable[..., T], *iterables: Iterable[Any], ordered: bool = True,
+        chunksize: int | None = None, workers: str = "cpu", max_workers: int | None = None,
+        timeout: float | None = None,
+    ) -> MapResults:  # fmt: skip
+        """Apply a function to every item; with several iterables, to their items side by side.
+
+        Lazy at both ends: input may be endless, results come as they are asked for. ordered: in the order of the
+        input, else as they come. chunksize: items that travel together; None measures. workers: the Celery queue.
+        max_workers: slots at the same time, in the whole cluster. timeout: seconds to wait for each result.
+        Raises, when iterated, the first error of the function, with the remote traceback as its cause.
+        """
+        return MapResults(
+            self._open(), function, iterables, ordered=ordered, chunksize=chunksize,
+            workers=workers, max_workers=max_workers, timeout=timeout,
+        )  # fmt: skip
+
+    def submit(self, function: Callable[..., T], /, *args: Any, **kwargs: Any) -> Future[T]:
+        """Call function(*args, **kwargs) on a worker of the Celery queue "cpu"."""
+        return self.submit_to("cpu", function, *args, **kwargs)
+
+    def submit_to(
+        self, workers: str, function: Callable[..., T], /, *args: Any, **kwargs: Any
+    ) -> Future[T]:
+        """Call function(*args, **kwargs) on a worker of the Celery queue `workers`."""
+        connection = self._open()
+        calls = self._calls.get(workers)
+        if calls is None:
+            calls = self._calls[workers] = Calls(connection, workers)
+        return calls.submit(function, args, kwargs)
+
+    def queue(
+        self, name: str, function: Callable[..., Any] | None = None, *, job: str | None = None,
+        into: StatusableQueue[Any] | None = None, maxsize: int | None = None, maxbytes: int | None = None,
+        workers: str | None = None, max_workers: int | None = None, producers: int | None = None,
+        on_lost: str | None = None, results: str | None = None, on_error: str | None = None,
+        reopen: bool = False,
+    ) -> StatusableQueue[Any]:  # fmt: skip
+        """A queue of this name: the one that is there, if it agrees with what is said here, or a new one.
+
+        function: what workers run its items through; None: consumers read them.
+        job: what it belongs to (None: a job of its own name, or that of `into`). into: the queue its outputs go to.
+        maxsize, maxbytes: items and bytes outstanding before producers block (0: no bound).
+        workers: the Celery queue of those who work on it ("cpu"). max_workers: slots at the same time.
+        producers: how many there will be, where that is known; otherwise the last one to leave seals the queue.
+        on_lost: "fail" (end INCOMPLETE), "wait" (until it comes back) or "ignore" a producer that fell silent.
+        results: "keep" them until the job expires, "once" until they are read (unread ones count as outstanding), or
+        "discard". on_error: an item whose function raises becomes "dead", or the exception is its result ("return").
+        reopen: if it has ended, begin anew.
+        Raises FunctionMismatch, QueueMismatch, ConfigError, NotSerializable, FunctionNotAllowed.
+        """
+        if into is not None:
+            job = job or into.job
+        return make(
+            self._open(), job or name, name, function=function, into=into, maxsize=maxsize, maxbytes=maxbytes,
+            workers=workers, max_workers=max_workers, producers=producers, on_lost=on_lost,
+            results=results, on_error=on_error, reopen=reopen,
+        )  # fmt: skip
+
+    def job(self, job: str) -> Job:
+        """A job by its id. Its methods raise UnknownJob if there is none."""
+        return Job(self._open(), job)
+
+    def status(self) -> list[Status]:
+        """One moment of every queue that has not ended."""
+        connection = self._open()
+        statuses = []
+        addresses: Any = connection.redis.hkeys(keys.QUEUES)
+        for address in addresses:
+            job, name = split(address.decode())
+            try:
+                statuses.append(Ledger(connection.redis, job, [name]).status())
+            except LastcallError:  # it expired meanwhile
+                continue
+        return sorted(statuses, key=lambda status: (status.created_ms, status.job, status.name))
+
+    def workers(self) -> list[WorkerInfo]:
+        """The worker nodes that live, with the Celery queues and slots of each."""
+        return self._open().registry.live()
+
+    def close(self, *, wait: bool = True) -> None:
+        """Wait for calls that are out (or, wait=False, cancel them), and let go of everything."""
+        if self._closed:
+            return
+        self._closed = True
+        try:
+            for calls in self._calls.values():
+                calls.close(wait=wait)
+        finally:
+            # A server outlives its clients: other handles of this process may use the connection.
+            if self._cluster is not None:
+                self._connection.close()
+                self._cluster.close()
+
+    def _open(self) -> Connection:
+        if self._closed:
+            raise ClientClosed
+        return self._connection
+
+
+def _environment(settings: Settings) -> dict[str, str]:
+    """Settings that the private workers are to share."""
+    names = ("lease_s", "slice_s", "linger_s", "reap_s", "ttl_s", "max_item_bytes", "worker_wait_s")
+    return {f"LASTCALL_{name.upper()}": str(getattr(settings, name)) for name in names}

@@ -1,0 +1,55 @@
+"""Job: the queues of one run, looked at and ended as one."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from lastcall.queue import StatusableQueue, attach
+from lastcall.state.ledger import Ledger, Status, queues_of
+from lastcall.waiting import raise_for, wait_for_end
+
+if TYPE_CHECKING:
+    from lastcall.connection import Connection
+
+
+class Job:
+    """One run of a map, a flow or linked queues; client.job(id) gives it to whoever knows its id."""
+
+    def __init__(self, connection: Connection, job: str) -> None:
+        self.id = job
+        self._connection = connection
+
+    def __repr__(self) -> str:
+        return f"<Job {self.id}>"
+
+    @property
+    def queues(self) -> list[StatusableQueue[Any]]:
+        """Its queues, upstream before downstream. Raises UnknownJob."""
+        return [
+            attach(self._connection.settings, ledger.address) for ledger in self._ledgers()
+        ]
+
+    def status(self) -> list[Status]:
+        """One moment of each of its queues, upstream before downstream. Raises UnknownJob."""
+        return [ledger.status() for ledger in self._ledgers()]
+
+    def wait(self, timeout: float | None = None) -> list[Status]:
+        """Block until all its queues have ended. timeout: seconds.
+
+        Raises what went wrong, the first queue first: ProducerLost, QueueCancelled, DeadLetters; NoWorker; WaitTimeout.
+        """
+        statuses = wait_for_end(self._connection, self._ledgers(), timeout)
+        for status in statuses:
+            raise_for(status)
+        return statuses
+
+    def cancel(self) -> list[Status]:
+        """Drop what is waiting in all its queues and refuse what is running."""
+        for ledger in self._ledgers():
+            ledger.cancel()
+        return self.status()
+
+    def _ledgers(self) -> list[Ledger]:
+        redis = self._connection.redis
+        ledgers = [Ledger.open(redis, self.id, name) for name in queues_of(redis, self.id)]
+        return sorted(ledgers, key=lambda ledger: (-len(ledger.names), ledger.name))

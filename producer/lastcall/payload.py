@@ -1,0 +1,60 @@
+"""What is inside the envelopes: a chunk's items on the way in, its outcome on the way out.
+
+A chunk is bound to its job, queue and id, so that an envelope is good in one place only. A part of a chunk
+(after it was halved, or partly processed) keeps the envelope of the whole and says which items it means.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+from lastcall.outcome import PackedError
+
+if TYPE_CHECKING:
+    from lastcall.envelope import Sealer
+    from lastcall.state.ledger import Chunk
+
+_TOGETHER, _EACH = 0, 1  # items serialized together, or each by itself
+
+CALL = "call"  # style of a queue whose items are calls: (function's wire, args, kwargs)
+STAR = "star"  # style of a queue whose items are the arguments of its function
+ITEM = "item"  # style of a queue whose items are the one argument of its function
+
+
+class Outcome(NamedTuple):
+    """What a chunk came to. `errors`: index in `values` -> packed error, where a value is None."""
+
+    busy_us: int
+    values: list[Any]
+    errors: dict[int, PackedError]
+
+
+def seal_values(sealer: Sealer, job: str, queue: str, chunk: str, values: Sequence[Any]) -> bytes:
+    """A chunk's payload, from its items. Raises NotSerializable."""
+    return sealer.seal((_TOGETHER, values), job, queue, chunk, "in")
+
+
+def seal_dumped(sealer: Sealer, job: str, queue: str, chunk: str, items: Sequence[bytes]) -> bytes:
+    """A chunk's payload, from items that went through sealer.dump()."""
+    return sealer.seal((_EACH, items), job, queue, chunk, "in")
+
+
+def open_items(sealer: Sealer, job: str, queue: str, chunk: Chunk) -> list[Any]:
+    """A claimed chunk's items. Raises BadEnvelope, NotDeserializable."""
+    how, items = sealer.open(chunk.payload, job, queue, chunk.root, "in")
+    if len(items) != chunk.items:
+        items = items[chunk.start : chunk.start + chunk.items]
+    if how == _EACH:
+        return [sealer.load(item) for item in items]
+    return list(items)
+
+
+def seal_outcome(sealer: Sealer, job: str, queue: str, chunk: str, outcome: Outcome) -> bytes:
+    """An outcome for the results stream. Raises NotSerializable."""
+    return sealer.seal(tuple(outcome), job, queue, chunk, "out")
+
+
+def open_outcome(sealer: Sealer, job: str, queue: str, chunk: str, data: bytes) -> Outcome:
+    """The outcome of a chunk. Raises BadEnvelope, NotDeserializable."""
+    return Outcome(*sealer.open(data, job, queue, chunk, "out"))

@@ -1,0 +1,319 @@
+"""A producer: a lease to put into a queue, kept alive by the heart, and a thread that carries what is put.
+
+put() serializes in the caller's thread, so that a bad item raises there and later changes to it do no harm; what is put
+while a round trip is under way travels together in the next one.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections import deque
+from collections.abc import Callable, Iterable
+from types import TracebackType
+from typing import TYPE_CHECKING, Generic, TypeVar
+
+from redis.exceptions import ConnectionError as RedisConnectionError
+from redis.exceptions import TimeoutError as RedisTimeoutError
+
+from lastcall.errors import (
+    Full,
+    ItemTooLarge,
+    LastcallError,
+    LeaseLost,
+    NotSerializable,
+    ProducerLeft,
+    ServerUnreachable,
+    WaitTimeout,
+)
+from lastcall.payload import seal_dumped
+from lastcall.waiting import Deadline
+
+if TYPE_CHECKING:
+    from lastcall.connection import Connection
+    from lastcall.state.ledger import Lease, Ledger
+
+T = TypeVar("T")
+
+_CHUNK_S = 0.05  # work that a chunk shall hold, once it is known what an item takes
+_FIRST_ITEMS = 16  # items of a chunk until that is known
+_MOST_ITEMS = 1_000
+_CHUNK_BYTES = 1 << 20
+_BUFFER_BYTES = 16 << 20  # of what was put and is not under way
+_CHUNKS_A_CALL = 64
+_ROOM_S = 1.0  # how long to wait for the room bell before looking again
+_RETRY_S = 60.0  # how long the server may be away
+
+
+class Producer(Generic[T]):
+    """A live producer of a queue; made by queue.producer(), used as a context manager.
+
+    Leaving the block flushes and leaves the queue; leaving it by an exception counts as lost: what was put is
+    processed, and the queue ends INCOMPLETE, because the rest never came. Threads may share one.
+    """
+
+    def __init__(
+        self, connection: Connection, ledger: Ledger, celery_queue: str, name: str, lease: Lease,
+        *, maxsize: int, chunk_items: int | None = None,
+    ) -> None:  # fmt: skip
+        self.name = name
+        self.index = lease.index
+        self._connection = connection
+        self._ledger = ledger
+        self._celery_queue = celery_queue
+        self._epoch = lease.epoch
+        self._maxsize = maxsize
+        self._chunk_items = chunk_items
+        self._limit = connection.settings.max_item_bytes
+        self._sent = lease.seq  # of the last chunk that was accepted
+        self._position = lease.position
+        self._room = maxsize if maxsize else -1
+        self._cost_us = -1
+        self._items: deque[bytes] = deque()
+        self._bytes = 0
+        self._under_way = 0  # items
+        self._lock = threading.Lock()
+        self._work = threading.Condition(self._lock)
+        self._moved = threading.Condition(self._lock)
+        self._error: LastcallError | None = None
+        self._left = False
+        self._thread: threading.Thread | None = None
+        connection.heart.hold_producer(ledger, name, lease.epoch, self._on_lost)
+
+    def __enter__(self) -> Producer[T]:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, tb: TracebackType | None
+    ) -> None:
+        if kind is None:
+            self.close()
+        else:
+            self.abandon()
+
+    def __repr__(self) -> str:
+        return f"<Producer {self.name} of {self._ledger.shown}, {self._position} items put>"
+
+    @property
+    def position(self) -> int:
+        """Items of this producer that the queue has accepted, in all its lives: where to go on."""
+        return self._position
+
+    def put(self, item: T, *, timeout: float | None = None) -> None:
+        """Add one item; blocks while `maxsize` items are outstanding.
+
+        It is in the queue when flush() or the block is through. timeout: seconds; None waits for as long as the
+        lease is held. Raises Full at the timeout, QueueFinished if the queue has ended, LeaseLost if this producer
+        was given up, ProducerLeft, NotSerializable, ItemTooLarge.
+        """
+        self.put_dumped(self.dump(item), timeout=timeout)
+
+    def put_many(self, items: Iterable[T]) -> None:
+        """Add items, one after the other, as put() does."""
+        for item in items:
+            self.put(item)
+
+    def dump(self, item: object) -> bytes:
+        """Serialize an item. Raises NotSerializable, ItemTooLarge."""
+        index = self._position + len(self._items) + self._under_way
+        try:
+            dumped = self._connection.sealer.dump(item)
+        except NotSerializable as error:
+            raise NotSerializable("item", index, error.type_name, error.reason) from error
+        if len(dumped) > self._limit:
+            raise ItemTooLarge(len(dumped), self._limit, index)
+        return dumped
+
+    def put_dumped(
+        self, dumped: bytes, *, timeout: float | None = None,
+        registered: Callable[[int], None] | None = None,
+    ) -> None:  # fmt: skip
+        """Add an item that went through dump().
+
+        registered: called with the number of the chunk that it will be, where every item is a chunk of its own.
+        """
+        with self._lock:
+            self._check()
+            if not self._fits():
+                deadline = Deadline(timeout)
+                while not self._fits():
+                    if deadline.passed:
+                        raise Full(self._ledger.shown, self._maxsize, deadline.waited_s)
+                    self._moved.wait(deadline.left(3600))
+                    self._check()
+            if registered is not None:
+                registered(self._sent + self._under_way + len(self._items) + 1)
+            self._items.append(dumped)
+            self._bytes += len(dumped)
+            if self._thread is None:
+                self._thread = threading.Thread(
+                    target=self._run, name=f"lastcall-producer-{self.name}", daemon=True
+                )
+                self._thread.start()
+            elif not self._under_way:
+                self._work.notify()
+
+    def flush(self, timeout: float | None = None) -> None:
+        """Block until all that was put is in the queue. Raises what put() raises, WaitTimeout."""
+        with self._lock:
+            self._flushed(Deadline(timeout))
+
+    def close(self) -> None:
+        """Flush, and leave the queue: one live producer less. May be called again."""
+        self._leave(lost=False)
+
+    def abandon(self) -> None:
+        """Put what was put so far and leave as lost: the queue will end INCOMPLETE."""
+        self._leave(lost=True)
+
+    def _leave(self, *, lost: bool) -> None:
+        with self._lock:
+            if self._left:
+                return
+            try:
+                # One that is given up anyway does not wait for room that may never come.
+                self._flushed(Deadline(self._connection.settings.lease_s if lost else None))
+            except (LastcallError, KeyboardInterrupt):
+                if not lost:
+                    lost = True
+                    raise
+            finally:
+                self._left = True
+                self._work.notify()
+                self._connection.heart.drop_producer(self._ledger, self.name, self._epoch)
+                self._ledger.leave(self.name, self._epoch, lost=lost)
+
+    def _flushed(self, deadline: Deadline) -> None:
+        while self._items or self._under_way:
+            self._check()
+            if deadline.passed:
+                waiting = len(self._items) + self._under_way
+                raise WaitTimeout(
+                    f"room for {waiting} items in queue {self._ledger.shown}", deadline.waited_s
+                )
+            self._moved.wait(deadline.left(3600))
+        if self._error is not None:
+            raise self._error
+
+    def _fits(self) -> bool:
+        if self._bytes >= _BUFFER_BYTES:
+            return False
+        # What there is room for may be under way already: then this waits until that is known.
+        return self._room < 0 or len(self._items) + self._under_way < max(self._room, 1)
+
+    def _check(self) -> None:
+        if self._error is not None:
+            raise self._error
+        if self._left:
+            raise ProducerLeft(self._ledger.shown, self.name)
+
+    def _on_lost(self) -> None:
+        with self._lock:
+            self._fail(LeaseLost(self._ledger.shown, self.name))
+
+    def _fail(self, error: LastcallError) -> None:
+        if self._error is None and not self._left:
+            self._error = error
+        self._moved.notify_all()
+
+    # What follows runs in the producer's own thread.
+
+    def _run(self) -> None:
+        away: Deadline | None = None
+        batch: list[list[bytes]] = []
+        while True:
+            with self._lock:
+                while not batch and not self._items:
+                    if self._left or self._error:
+                        return
+                    self._work.wait()
+                if self._error or (self._left and not batch):
+                    return
+                if not batch:
+                    batch = self._take()
+            try:
+                full = self._put(batch)
+                away = None
+            except (RedisConnectionError, RedisTimeoutError, ServerUnreachable) as error:
+                # Sent again as it was: its sequence numbers tell what had arrived.
+                away = away or Deadline(_RETRY_S)
+                if away.passed:
+                    url = self._connection.settings.redacted_url
+                    self._give_up(ServerUnreachable(url, str(error)))
+                    return
+                with self._lock:
+                    self._work.wait(0.2)
+                continue
+            except LastcallError as error:
+                self._give_up(error)
+                return
+            if full:
+                self._wait_for_room()
+                if batch:
+                    batch = self._smaller(batch)
+
+    def _give_up(self, error: LastcallError) -> None:
+        with self._lock:
+            self._fail(error)
+
+    def _take(self) -> list[list[bytes]]:
+        """Chunks out of what was put, to be sent in one call."""
+        most = self._chunk_items or self._fitting()
+        if self._room > 0:
+            most = min(most, self._room)
+        chunks: list[list[bytes]] = []
+        total = 0
+        while self._items and len(chunks) < _CHUNKS_A_CALL and total < _CHUNK_BYTES:
+            chunk: list[bytes] = []
+            size = 0
+            while self._items and len(chunk) < most:
+                if chunk and size + len(self._items[0]) > _CHUNK_BYTES:
+                    break
+                item = self._items.popleft()
+                size += len(item)
+                chunk.append(item)
+            chunks.append(chunk)
+            total += size
+            self._under_way += len(chunk)
+        self._bytes -= total
+        self._moved.notify_all()
+        return chunks
+
+    def _fitting(self) -> int:
+        if self._cost_us < 0:
+            return _FIRST_ITEMS
+        return max(1, min(_MOST_ITEMS, int(_CHUNK_S * 1e6 / max(self._cost_us, 1))))
+
+    def _put(self, batch: list[list[bytes]]) -> bool:
+        """Send chunks; removes from `batch` what was accepted. True if some did not fit."""
+        job, queue = self._ledger.job, self._ledger.name
+        sealer = self._connection.sealer
+        first = self._sent + 1
+        chunks = [
+            (len(items), seal_dumped(sealer, job, queue, f"{self.index}-{first + at}", items))
+            for at, items in enumerate(batch)
+        ]
+        cap = self._connection.slots(self._celery_queue) if self._celery_queue else 0
+        put = self._ledger.put(self.name, self._epoch, first, chunks, cap)
+        accepted = put.seq - self._sent
+        with self._lock:
+            for items in batch[:accepted]:
+                self._position += len(items)
+                self._under_way -= len(items)
+            self._sent = put.seq
+            self._room = put.room
+            self._cost_us = put.cost_us
+            self._moved.notify_all()
+        del batch[:accepted]
+        self._connection.send(self._celery_queue, self._ledger.address, put.tickets)
+        return put.full
+
+    def _wait_for_room(self) -> None:
+        self._connection.redis.blpop([self._ledger.room_key], timeout=_ROOM_S)
+
+    def _smaller(self, batch: list[list[bytes]]) -> list[list[bytes]]:
+        """The same items in chunks that fit into the room there is."""
+        if self._room <= 0 or len(batch[0]) <= self._room:
+            return batch
+        items = [item for chunk in batch for item in chunk]
+        size = self._room
+        return [items[at : at + size] for at in range(0, len(items), size)]

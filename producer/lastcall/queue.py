@@ -1,0 +1,248 @@
+"""StatusableQueue: a queue that knows its live producers, and so when it is finished.
+
+Start here. A queue with a function is worked off by workers and has results; one without is read by consumers, on any
+machine, that stop by themselves. How it ends is decided in Redis: state/lua/_settle.lua.
+"""
+
+from __future__ import annotations
+
+import socket
+import uuid
+from collections.abc import Callable, Iterator
+from typing import TYPE_CHECKING, Any, Generic, TypeVar
+
+from lastcall import functions
+from lastcall.checks import bound, one_of, plain_name, positive, seconds
+from lastcall.connection import Connection
+from lastcall.consumer import Consumer
+from lastcall.errors import ConfigError, FunctionMismatch, QueueHasFunction, QueueMismatch
+from lastcall.letters import DeadLetter, read_letter
+from lastcall.outcome import unpack_error
+from lastcall.payload import ITEM
+from lastcall.producer import Producer
+from lastcall.results import Reader
+from lastcall.state import keys
+from lastcall.state.ledger import ON_ERROR, ON_LOST, RESULTS, Ledger, Spec, Status, split
+from lastcall.waiting import raise_for, wait_for_end
+
+if TYPE_CHECKING:
+    from lastcall.settings import Settings
+
+T = TypeVar("T")
+
+
+class StatusableQueue(Generic[T]):
+    """A queue in Redis; made by client.queue(). A handle may be pickled and used on any machine."""
+
+    def __init__(self, connection: Connection, ledger: Ledger) -> None:
+        self._connection = connection
+        self._ledger = ledger
+        meta = ledger.meta()
+        self.name = ledger.name
+        self.job = ledger.job
+        self.workers = meta["celery"].decode()
+        self.maxsize = int(meta["maxsize"])
+        self.function_name = meta["identity"].decode()
+        self._results = meta["results"].decode()
+
+    def __repr__(self) -> str:
+        return f"<StatusableQueue {self._ledger.shown}>"
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return attach, (self._connection.settings, self._ledger.address)
+
+    # Putting
+
+    def producer(
+        self, name: str | None = None, *, chunk_items: int | None = None
+    ) -> Producer[T]:
+        """Take out a producer's lease: one live producer more, until its `with` block is left.
+
+        name: the same again for one that comes back, to go on where it was; a token for one that was announced by
+        producer_token(); None makes one up. chunk_items: items that travel together; None finds it by measuring.
+        Raises QueueFinished.
+        """
+        if name is not None:
+            plain_name("name", name)
+            if name.startswith("stage:"):
+                raise ConfigError("name", 'one that does not start with "stage:"', repr(name))
+        if chunk_items is not None:
+            positive("chunk_items", chunk_items)
+        name = name or f"{socket.gethostname()}-{uuid.uuid4().hex[:12]}"
+        lease = self._of_mine()._ledger.join(name)
+        return Producer(
+            self._connection, self._ledger, self.workers, name, lease,
+            maxsize=self.maxsize, chunk_items=chunk_items,
+        )  # fmt: skip
+
+    def producer_token(self, *, lease_s: float = 60.0) -> str:
+        """Take out a lease on behalf of a producer that starts elsewhere, later.
+
+        Give the token there to `queue.producer(token)`. lease_s: seconds within which it must start, or it counts as
+        lost. Raises QueueFinished.
+        """
+        seconds("lease_s", lease_s)
+        token = f"token-{uuid.uuid4().hex[:12]}"
+        self._ledger.join(token, lease_ms=int(lease_s * 1000))
+        return token
+
+    def seal(self) -> None:
+        """Nothing more is put, whoever is still there: the queue ends when what it has is done."""
+        self._ledger.seal()
+
+    # Reading
+
+    def consumer(self) -> Consumer[T]:
+        """A consumer of this queue's items. Raises QueueHasFunction."""
+        if self.function_name:
+            raise QueueHasFunction(self._ledger.shown, self.function_name)
+        return Consumer(self._connection, self._ledger)
+
+    def __iter__(self) -> Iterator[T]:
+        """The items, shared with the other consumers, until the queue has ended.
+
+        Raises ProducerLost if it ended incomplete, QueueCancelled, QueueHasFunction.
+        """
+        return self._consume(self.consumer())
+
+    def _consume(self, consumer: Consumer[T]) -> Iterator[T]:
+        try:
+            yield from consumer
+        finally:
+            consumer.close()
+
+    def results(self, *, timeout: float | None = None, cursor: str = "") -> Iterator[Any]:
+        """What the function returned, as it comes, until the queue has ended.
+
+        Items that became dead letters are left out here; join() and dead_letters() tell of them. timeout: seconds to
+        wait for each. Raises an item's exception if the queue was made with on_error="return"; ProducerLost,
+        QueueCancelled, NoWorker, WaitTimeout; ConfigError if it has no function or keeps no results.
+        """
+        if not self.function_name:
+            raise ConfigError("results()", "called on a queue with a function", "one without",
+                              "iterate over the queue itself")  # fmt: skip
+        if self._results == "discard":
+            raise ConfigError("results()", "called on a queue that keeps results", 'results="discard"')
+        return self._read(timeout, cursor)
+
+    def _read(self, timeout: float | None, cursor: str) -> Iterator[Any]:
+        reader = Reader(self._connection, self._ledger, self.workers, cursor)
+        on_error = self._ledger.meta()["on_error"].decode()
+        for entry in reader.entries(timeout):
+            errors = entry.outcome.errors
+            for at, value in enumerate(entry.outcome.values):
+                if at not in errors:
+                    yield value
+                elif on_error == "return":
+                    raise unpack_error(errors[at], self._connection.sealer.keyed)
+        if reader.ended != "DRAINED":
+            raise_for(self.status())
+
+    # Looking
+
+    def status(self) -> Status:
+        """One moment's picture: state, counters, producers."""
+        return self._ledger.status()
+
+    def join(self, timeout: float | None = None) -> Status:
+        """Block until the queue is drained; other than queue.Queue's, it needs no task_done().
+
+        timeout: seconds. Raises what went wrong: ProducerLost, QueueCancelled, DeadLetters; NoWorker; WaitTimeout,
+        which says what was waited for.
+        """
+        (status,) = wait_for_end(self._connection, [self._ledger], timeout)
+        raise_for(status)
+        return status
+
+    def cancel(self) -> Status:
+        """Drop what is waiting and refuse what is running."""
+        self._ledger.cancel()
+        return self.status()
+
+    def dead_letters(self) -> Iterator[DeadLetter]:
+        """The items that were given up on, in no order."""
+        letters = self._connection.redis.hscan_iter(keys.of_queue(self.job, self.name, "dead"))
+        for item, record in letters:
+            yield read_letter(self._connection.sealer, self._ledger, item.decode(), record)
+
+    def _of_mine(self) -> StatusableQueue[T]:
+        # A handle that came here by a fork works through the parent's connection until it is used.
+        self._connection = Connection.of(self._connection.settings)
+        self._ledger.redis = self._connection.redis
+        return self
+
+
+def attach(settings: Settings, address: str) -> StatusableQueue[Any]:
+    """A handle to a queue that exists. Raises UnknownJob."""
+    connection = Connection.of(settings)
+    return StatusableQueue(connection, Ledger.open(connection.redis, *split(address)))
+
+
+def make(
+    connection: Connection, job: str, name: str, *,
+    function: Callable[..., Any] | None = None, style: str = ITEM, into: StatusableQueue[Any] | None = None,
+    maxsize: int | None = None, maxbytes: int | None = None, workers: str | None = None,
+    max_workers: int | None = None, producers: int | None = None, on_lost: str | None = None,
+    results: str | None = None, on_error: str | None = None, reopen: bool = False,
+) -> StatusableQueue[Any]:  # fmt: skip
+    """Make a queue, or a handle to the one that is there; what client.queue() says."""
+    for option, value in (("maxsize", maxsize), ("maxbytes", maxbytes)):
+        if value is not None:
+            bound(option, value)
+    for option, value in (("max_workers", max_workers), ("producers", producers)):
+        if value is not None:
+            positive(option, value)
+    for option, choice, choices in (
+        ("on_lost", on_lost, ON_LOST), ("results", results, RESULTS), ("on_error", on_error, ON_ERROR),
+    ):  # fmt: skip
+        if choice is not None:
+            one_of(option, choice, choices)
+    plain_name("name", name)
+    plain_name("job", job)
+    if into is not None and into.job != job:
+        raise ConfigError("into", f"a queue of the same job ({job})", f"one of job {into.job}")
+    if into is not None and function is None:
+        raise ConfigError("into", "given with a function, whose outputs go there", "no function")
+    sealer = connection.sealer
+    identity, sealed, celery = None, None, None
+    if function is not None:
+        travelling = functions.dump(function, sealer.keyed)
+        identity = travelling.identity if style == ITEM else f"{travelling.identity} ({style})"
+        sealed = sealer.seal(travelling.wire, job, name, "function")
+        celery = workers or "cpu"
+        plain_name("workers", celery)
+        connection.ensure_workers(celery)
+    elif workers is not None:
+        raise ConfigError("workers", "given with a function, which they run", "no function")
+    spec = Spec(
+        function=sealed, identity=identity, celery=celery if workers is not None else None,
+        maxsize=maxsize, maxbytes=maxbytes, max_workers=max_workers, on_lost=on_lost,
+        results=results, on_error=on_error, expected=producers, style=style if function else None,
+        ttl_ms=None, down=into.name if into is not None else "", reopen=reopen,
+    )  # fmt: skip
+    names = [name, *(into._ledger.names if into is not None else ())]
+    ledger = Ledger(connection.redis, job, names)
+    try:
+        state, _ = ledger.create(
+            spec,
+            defaults={
+                "celery": celery or "",
+                "lease": connection.lease_ms,
+                "ttl": int(connection.settings.ttl_s * 1000),
+            },
+        )
+    except QueueMismatch as error:
+        if error.option == "identity":
+            none = "no function"
+            raise FunctionMismatch(error.queue, error.expected or none, error.got or none) from None
+        raise
+    if state not in ("DRAINED", "INCOMPLETE", "CANCELLED"):
+        connection.redis.hset(keys.QUEUES, ledger.address, celery or ledger.meta()["celery"])
+    if into is None:
+        # It may be one that was made with a queue downstream, by another.
+        ledger = Ledger.open(connection.redis, job, name)
+    queue: StatusableQueue[Any] = StatusableQueue(connection, ledger)
+    if queue.workers:
+        connection.ensure_workers(queue.workers)
+    return queue
+

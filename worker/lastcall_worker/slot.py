@@ -1,0 +1,365 @@
+"""The slot: what the one Celery task does. It completes the chunk in hand and claims the next, in one round trip,
+until nothing is ready or its time slice is over.
+
+Everything that a slot needs of its process is in a Station, one for each thread that runs slots.
+"""
+
+from __future__ import annotations
+
+import os
+import threading
+import time
+import uuid
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from reprlib import Repr
+from typing import TYPE_CHECKING, Any
+
+from lastcall import functions
+from lastcall.connect import connect
+from lastcall.envelope import Sealer
+from lastcall.errors import (
+    BadEnvelope,
+    LastcallError,
+    NotDeserializable,
+    NotSerializable,
+    UnknownJob,
+)
+from lastcall.letters import write_letter
+from lastcall.outcome import PackedError, pack_error
+from lastcall.payload import CALL, STAR, Outcome, open_items, seal_outcome, seal_values
+from lastcall.registry import Registry
+from lastcall.state import keys
+from lastcall.state.ledger import Completion, Ledger, Output, split
+from lastcall.tickets import SLOT_TASK, TicketSender
+from lastcall_worker.events import TaskEvents
+
+if TYPE_CHECKING:
+    from lastcall.settings import Settings
+    from lastcall.state.ledger import Chunk
+
+_HAND_S = 0.002  # work that a slot takes in hand at once, when chunks are much shorter than that
+_MOST_CHUNKS = 16
+_LONG_S = 0.5  # a call that takes longer is shown as started before it ends
+
+_repr = Repr()
+_repr.maxstring = _repr.maxother = 120
+
+
+@dataclass(slots=True)
+class Work:
+    """One queue's work, as a slot needs it."""
+
+    ledger: Ledger
+    epoch: int
+    style: str
+    name: str  # of the function, for people
+    function: Callable[..., Any] | None
+    error: PackedError | None  # why there is no function
+    results: str
+    on_error: str
+    down_index: str
+    down_celery: str
+
+
+class Station:
+    """What a thread that runs slots holds: its connection, keys, and the functions it has loaded."""
+
+    def __init__(self, settings: Settings, node: str) -> None:
+        self.settings = settings
+        self.node = node
+        # One connection of its own, without a pool's bookkeeping: a chunk is one round trip.
+        self.redis = connect(settings, single_connection_client=True)
+        self.sealer = Sealer(settings.key)
+        self.registry = Registry(self.redis)
+        broker = settings.broker
+        assert broker is not None  # connect() has refused settings without a server
+        self.tickets = TicketSender(broker)
+        self.lease_ms = int(settings.lease_s * 1000)
+        self._works: dict[str, Work] = {}
+        self._functions: dict[Any, Callable[..., Any]] = {}
+
+    def work(self, address: str) -> Work | None:
+        """What there is to do for a queue; None if it is gone."""
+        try:
+            ledger = Ledger.open(self.redis, *split(address))
+        except UnknownJob:
+            return None
+        meta = ledger.meta()
+        if not meta:
+            return None
+        epoch = int(meta["epoch"])
+        known = self._works.get(address)
+        if known is not None and known.epoch == epoch and known.error is None:
+            return known
+        function, error, name = None, None, meta["identity"].decode()
+        try:
+            wire = self.sealer.open(meta["function"], ledger.job, ledger.name, "function")
+            name = wire[1]
+            function = functions.load(wire, self.node, self.sealer.keyed)
+        except LastcallError as why:
+            if isinstance(why, BadEnvelope):
+                self.refused()
+            error = pack_error(why, self.sealer.keyed)
+        work = Work(
+            ledger, epoch, meta["style"].decode(), name, function, error, meta["results"].decode(),
+            meta["on_error"].decode(), meta.get("down_index", b"").decode(),
+            meta.get("down_celery", b"").decode(),
+        )  # fmt: skip
+        if len(self._works) > 1000:
+            self._works.clear()
+        self._works[address] = work
+        return work
+
+    def load(self, wire: Sequence[Any]) -> Callable[..., Any]:
+        """A call's function. Raises FunctionNotImportable, FunctionNotAllowed."""
+        key = tuple(wire)
+        function = self._functions.get(key)
+        if function is None:
+            function = functions.load(wire, self.node, self.sealer.keyed)
+            if len(self._functions) > 1000:
+                self._functions.clear()
+            self._functions[key] = function
+        return function
+
+    def refused(self) -> None:
+        """Count an envelope that was not genuine, for `lastcall status`."""
+        self.redis.hincrby(keys.REFUSED, self.node, 1)
+
+
+class Slot:
+    """One run of the slot task: a ticket, for at most a slice of time."""
+
+    def __init__(
+        self, station: Station, address: str, ticket: str, events: TaskEvents | None
+    ) -> None:
+        self.station = station
+        self.address = address
+        self.ticket = ticket
+        self.events = events
+        self.nonce = uuid.uuid4().hex
+
+    def run(self) -> None:
+        station, settings = self.station, self.station.settings
+        work = station.work(self.address)
+        if work is None:
+            return
+        ledger = work.ledger
+        end = time.monotonic() + settings.slice_s
+        completions: list[Completion] = []
+        busy_s, want, waited, leaving = 0.0, 1, False, False
+        while True:
+            leaving = leaving or time.monotonic() >= end
+            claim = ledger.next(
+                self.ticket, self.nonce, station.lease_ms, 0 if leaving else want,
+                completions=completions, waited=waited, busy_us=int(busy_s * 1e6),
+                downstream_cap=station.registry.slots(work.down_celery) if work.down_celery else 0,
+            )  # fmt: skip
+            if claim.downstream_tickets:
+                down = f"{ledger.job}/{ledger.names[1]}"
+                station.tickets.send(work.down_celery, down, claim.downstream_tickets)
+            if claim.lost or claim.ended:
+                break
+            completions, busy_s, waited = [], 0.0, False
+            if claim.chunks:
+                began = time.perf_counter()
+                completions = [self._complete(work, chunk) for chunk in claim.chunks]
+                busy_s = time.perf_counter() - began
+                # Very short chunks are taken several at a time; one that is not, alone.
+                want = max(1, min(_MOST_CHUNKS, int(_HAND_S * len(completions) / max(busy_s, 1e-6))))
+            elif leaving:
+                celery_queue = self._celery_queue(work)
+                station.tickets.send(celery_queue, self.address, claim.tickets)
+                break
+            else:
+                if self.events is not None:
+                    self.events.flush()
+                waited = not station.redis.blpop([ledger.bell_key], timeout=settings.linger_s)
+                leaving = waited
+        if self.events is not None:
+            self.events.flush()
+
+    def _celery_queue(self, work: Work) -> str:
+        meta = work.ledger.redis.hget(keys.of_queue(work.ledger.job, work.ledger.name, "meta"), "celery")
+        return meta.decode() if meta else ""
+
+    def _complete(self, work: Work, chunk: Chunk) -> Completion:
+        """Run a chunk's items and say what it came to."""
+        station, ledger = self.station, work.ledger
+        received = time.time()
+        began = time.perf_counter()
+        try:
+            items = open_items(station.sealer, ledger.job, ledger.name, chunk)
+        except (BadEnvelope, NotDeserializable) as error:
+            if isinstance(error, BadEnvelope):
+                station.refused()
+            items = [None] * chunk.items
+            values: list[Any] = list(items)
+            errors = dict.fromkeys(range(len(items)), pack_error(error, station.sealer.keyed))
+        else:
+            values, errors = self._apply(work, items)
+        busy_us = int((time.perf_counter() - began) * 1e6)
+        completion = self._pack(work, chunk, items, values, errors, busy_us)
+        if self.events is not None:
+            self._tell(work, chunk, items, values, errors, received, busy_us / 1e6)
+        return completion
+
+    def _apply(
+        self, work: Work, items: list[Any]
+    ) -> tuple[list[Any], dict[int, PackedError]]:
+        values: list[Any] = []
+        errors: dict[int, PackedError] = {}
+        if work.error is not None:
+            return [None] * len(items), dict.fromkeys(range(len(items)), work.error)
+        function: Any = work.function
+        if work.style == CALL:
+            function = self._call
+        elif work.style == STAR:
+            plain = function
+
+            def function(item: Any) -> Any:
+                return plain(*item)
+
+        append = values.append
+        left = iter(items)
+        while True:
+            try:
+                for item in left:
+                    append(function(item))
+                return values, errors
+            except (SystemExit, KeyboardInterrupt):
+                if threading.current_thread() is threading.main_thread():
+                    raise  # the process is told to end: what is in hand comes back to the queue
+                errors[len(values)] = pack_error(
+                    RuntimeError("the function ended its thread"), self.station.sealer.keyed
+                )
+            except BaseException as error:  # whatever a function raises is its item's outcome
+                errors[len(values)] = pack_error(error, self.station.sealer.keyed)
+            append(None)
+
+    def _call(self, item: tuple[Any, Any, dict[str, Any]]) -> Any:
+        wire, args, kwargs = item
+        return self.station.load(wire)(*args, **kwargs)
+
+    def _pack(
+        self, work: Work, chunk: Chunk, items: list[Any], values: list[Any],
+        errors: dict[int, PackedError], busy_us: int,
+    ) -> Completion:  # fmt: skip
+        station, ledger = self.station, work.ledger
+        sealer = station.sealer
+        last = len(ledger.names) == 1
+        outputs: list[Output] = []
+        outcome = b""
+        while True:
+            try:
+                if last and work.results != "discard":
+                    packed = Outcome(busy_us, values, errors)
+                    outcome = seal_outcome(sealer, ledger.job, ledger.name, chunk.id, packed)
+                elif not last:
+                    passed = [v for at, v in enumerate(values) if at not in errors]
+                    outputs = self._outputs(work, chunk, passed)
+                break
+            except NotSerializable:
+                self._find_unserializable(values, errors)
+        dead = len(errors) if work.on_error == "dead" else 0
+        letters = []
+        if dead:
+            for at, error in errors.items():
+                item = f"{chunk.root}#{chunk.start + at}"
+                letters.append((item, self._letter(work, item, items[at], error, chunk.tries + 1)))
+        return Completion(chunk.id, len(values) - dead, dead, outcome, outputs, (), letters)
+
+    def _letter(self, work: Work, item: str, value: Any, error: PackedError, tries: int) -> bytes:
+        station, ledger = self.station, work.ledger
+        return write_letter(
+            station.sealer, ledger.job, ledger.name, item, value, error, tries, station.node
+        )
+
+    def _outputs(self, work: Work, chunk: Chunk, values: list[Any]) -> list[Output]:
+        if not values:
+            return []
+        ledger = work.ledger
+        # Parts of one chunk have one root: the first item's number tells them apart.
+        out = f"{work.down_index}-{chunk.root}-{chunk.start}" if "/" in chunk.id else f"{work.down_index}-{chunk.root}"
+        payload = seal_values(self.station.sealer, ledger.job, ledger.names[1], out, values)
+        return [Output(out, len(values), payload)]
+
+    def _find_unserializable(self, values: list[Any], errors: dict[int, PackedError]) -> None:
+        found = False
+        for at, value in enumerate(values):
+            if at in errors:
+                continue
+            try:
+                self.station.sealer.dump(value)
+            except NotSerializable as error:
+                found = True
+                said = NotSerializable("the result of item", at, error.type_name, error.reason)
+                errors[at] = pack_error(said, self.station.sealer.keyed)
+                values[at] = None
+        if not found:  # each goes, all together do not: a value that changes as it is pickled
+            error = NotSerializable("results", None, "list", "they change while they are serialized")
+            for at in range(len(values)):
+                errors[at] = pack_error(error, self.station.sealer.keyed)
+                values[at] = None
+
+    def _tell(
+        self, work: Work, chunk: Chunk, items: list[Any], values: list[Any],
+        errors: dict[int, PackedError], received: float, runtime_s: float,
+    ) -> None:  # fmt: skip
+        """Send the events of a chunk: one task, under the user's function's name; one more for each failed item."""
+        assert self.events is not None
+        name = work.name
+        if work.style == CALL and items and items[0] is not None:
+            wire, args, kwargs = items[0]
+            name, shown, named = wire[1], _repr.repr(tuple(args)), _repr.repr(kwargs)
+        else:
+            shown = _repr.repr(tuple(items)) if len(items) > 1 else f"({_repr.repr(items[0])},)"
+            named = "{}"
+        failed = len(errors)
+        if len(items) > failed:
+            result = _repr.repr(values[0] if len(values) == 1 else values)
+            self.events.finished(
+                str(uuid.uuid4()), name, shown, named, received, received, runtime_s, result
+            )
+        for at, (_, type_name, message, text, _) in errors.items():
+            if len(items) > 1:
+                shown = f"({_repr.repr(items[at])},)"
+            kind = type_name.removeprefix("builtins.")
+            self.events.failed(
+                str(uuid.uuid4()), name, shown, named, received, received, runtime_s,
+                f"{kind}({message!r})", text,
+            )  # fmt: skip
+
+
+class Stations(threading.local):
+    """Each thread's station, made when it first runs a slot; a forked child makes its own."""
+
+    station: Station | None = None
+    events: TaskEvents | None = None
+    pid = 0
+
+
+_stations = Stations()
+
+
+def run(app: Any, settings: Settings, node: str, address: str, ticket: str, *, events: bool) -> None:
+    """Run a slot in this thread."""
+    if _stations.station is None or _stations.pid != os.getpid():
+        _stations.station = Station(settings, node)
+        _stations.events = TaskEvents(app, node)
+        _stations.pid = os.getpid()
+    Slot(_stations.station, address, ticket, _stations.events if events else None).run()
+
+
+def register(app: Any, settings: Settings) -> Any:
+    """Give a Celery app the slot task."""
+
+    def slot(task: Any, address: str, ticket: str) -> None:
+        request = task.request
+        run(app, settings, request.hostname or "solo", address, ticket,
+            events=bool(getattr(request, "lastcall_events", False)))  # fmt: skip
+
+    return app.task(
+        slot, name=SLOT_TASK, bind=True, ignore_result=True, acks_late=False, send_events=False,
+        Request="lastcall_worker.request:SlotRequest",
+    )  # fmt: skip
