@@ -57,6 +57,7 @@ class Producer(Generic[T]):
     ) -> None:  # fmt: skip
         self.name = name
         self.index = lease.index
+        self.place = lease.place  # the how-manieth producer to come, from 1
         self._connection = connection
         self._ledger = ledger
         self._celery_queue = celery_queue

@@ -81,9 +81,7 @@ class TicketSender:
         link = self._current()
         with link.lock:
             try:
-                ensured = link.connection.ensure(
-                    link.producer, lambda: action(link), on_revive=link.revived, **_RETRY
-                )
+                ensured = link.connection.ensure(link.producer, lambda: action(link), on_revive=link.revived, **_RETRY)
                 result: _T = ensured()
                 return result
             except (

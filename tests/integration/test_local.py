@@ -453,7 +453,7 @@ def test_nothing_outlives_a_guardian_that_is_killed(
 class ClientProcess:
     """A client of its own: starts a cluster with a stub worker, tells of it, then does `ending`."""
 
-    def __init__(self, stub: Path, ending: str, mode: str = "family") -> None:
+    def __init__(self, stub: Path, ending: str, mode: str = "family", grace_s: float = 0.0) -> None:
         script = f"""
             import atexit, json, os, signal, subprocess, sys
             import redis
@@ -462,10 +462,10 @@ class ClientProcess:
             def command(queue, *_):
                 return [sys.executable, {str(stub)!r}, {mode!r}, queue]
 
-            cluster = LocalCluster(1, _worker_command=command)
+            cluster = LocalCluster(1, grace_s={grace_s}, _worker_command=command)
             cluster.ensure_workers("cpu")
             server = redis.Redis.from_url(cluster.url)
-            count = {3 if mode == "family" else 1}
+            count = {1 if mode == "alone" else 3}
             said = [json.loads(server.blpop(["up"])[1]) for _ in range(count)]
             pids = [about["pid"] for about in said] + list(cluster.pids.values())
 
@@ -507,8 +507,8 @@ Client: TypeAlias = Callable[..., ClientProcess]
 def client(stub: Path) -> Iterator[Client]:
     made: list[ClientProcess] = []
 
-    def client(ending: str, mode: str = "family") -> ClientProcess:
-        made.append(ClientProcess(stub, ending, mode))
+    def client(ending: str, **options: Any) -> ClientProcess:
+        made.append(ClientProcess(stub, ending, **options))
         return made[-1]
 
     yield client
@@ -550,7 +550,8 @@ def left(process: ClientProcess) -> int:
 def test_python_that_ends_waits_until_everything_is_gone(
     ending: str, code: int, client: Client, watch: Callable[..., Watched]
 ) -> None:
-    process = client(f"tell()\nsys.stdin.readline()\n{ending}\n")
+    # A worker that takes its time: without the wait this process would be gone long before.
+    process = client(f"tell()\nsys.stdin.readline()\n{ending}\n", mode="stubborn", grace_s=0.5)
     about = process.told()
     watched = watch(*about["pids"])
     assert left(process) == code
@@ -673,8 +674,8 @@ def test_fork_of_one_thread_never_keeps_the_cluster_that_another_is_starting(
 
 def test_ctrl_c_reaches_the_client_alone(client: Client, watch: Callable[..., Watched]) -> None:
     process = client("""
-        tell(sessions=[about["session"] for about in said])
         try:
+            tell(sessions=[about["session"] for about in said])
             signal.pause()
         except KeyboardInterrupt:
             cluster.check("cpu")

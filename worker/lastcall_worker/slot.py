@@ -166,7 +166,9 @@ class Slot:
                 completions = [self._complete(work, chunk) for chunk in claim.chunks]
                 busy_s = time.perf_counter() - began
                 # Very short chunks are taken several at a time; one that is not, alone.
-                want = max(1, min(_MOST_CHUNKS, int(_HAND_S * len(completions) / max(busy_s, 1e-6))))
+                want = max(
+                    1, min(_MOST_CHUNKS, int(_HAND_S * len(completions) / max(busy_s, 1e-6)))
+                )
             elif leaving:
                 celery_queue = self._celery_queue(work)
                 station.tickets.send(celery_queue, self.address, claim.tickets)
@@ -180,7 +182,9 @@ class Slot:
             self.events.flush()
 
     def _celery_queue(self, work: Work) -> str:
-        meta = work.ledger.redis.hget(keys.of_queue(work.ledger.job, work.ledger.name, "meta"), "celery")
+        meta = work.ledger.redis.hget(
+            keys.of_queue(work.ledger.job, work.ledger.name, "meta"), "celery"
+        )
         return meta.decode() if meta else ""
 
     def _complete(self, work: Work, chunk: Chunk) -> Completion:
@@ -204,9 +208,7 @@ class Slot:
             self._tell(work, chunk, items, values, errors, received, busy_us / 1e6)
         return completion
 
-    def _apply(
-        self, work: Work, items: list[Any]
-    ) -> tuple[list[Any], dict[int, PackedError]]:
+    def _apply(self, work: Work, items: list[Any]) -> tuple[list[Any], dict[int, PackedError]]:
         values: list[Any] = []
         errors: dict[int, PackedError] = {}
         if work.error is not None:
@@ -280,7 +282,11 @@ class Slot:
             return []
         ledger = work.ledger
         # Parts of one chunk have one root: the first item's number tells them apart.
-        out = f"{work.down_index}-{chunk.root}-{chunk.start}" if "/" in chunk.id else f"{work.down_index}-{chunk.root}"
+        out = (
+            f"{work.down_index}-{chunk.root}-{chunk.start}"
+            if "/" in chunk.id
+            else f"{work.down_index}-{chunk.root}"
+        )
         payload = seal_values(self.station.sealer, ledger.job, ledger.names[1], out, values)
         return [Output(out, len(values), payload)]
 
@@ -297,7 +303,9 @@ class Slot:
                 errors[at] = pack_error(said, self.station.sealer.keyed)
                 values[at] = None
         if not found:  # each goes, all together do not: a value that changes as it is pickled
-            error = NotSerializable("results", None, "list", "they change while they are serialized")
+            error = NotSerializable(
+                "results", None, "list", "they change while they are serialized"
+            )
             for at in range(len(values)):
                 errors[at] = pack_error(error, self.station.sealer.keyed)
                 values[at] = None
@@ -342,7 +350,9 @@ class Stations(threading.local):
 _stations = Stations()
 
 
-def run(app: Any, settings: Settings, node: str, address: str, ticket: str, *, events: bool) -> None:
+def run(
+    app: Any, settings: Settings, node: str, address: str, ticket: str, *, events: bool
+) -> None:
     """Run a slot in this thread."""
     if _stations.station is None or _stations.pid != os.getpid():
         _stations.station = Station(settings, node)

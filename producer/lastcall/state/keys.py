@@ -20,7 +20,7 @@ PARTS = (
     "tickets",  # ZSET    ticket -> its deadline (ms)
     "held",  # HASH    ticket that has started -> its slot's nonce and the chunk ids in hand
     "producers",  # HASH    producer -> index, epoch, last sequence number, items put, state
-    "leases",  # ZSET    live producer -> its deadline (ms); stages hold one without a deadline
+    "leases",  # ZSET    producer that is live, or waited for -> its deadline (ms); stages have none
     "results",  # STREAM  chunk id -> outcome; the last entry is "end" -> state
     "dead",  # HASH    item -> dead letter
     "bell",  # LIST    one token a waiting slot or consumer that shall look again

@@ -113,6 +113,7 @@ class Lease(NamedTuple):
     epoch: int
     seq: int
     position: int
+    place: int  # the how-manieth to come in this epoch, from 1
 
 
 class Put(NamedTuple):
@@ -303,14 +304,15 @@ class Ledger:
         reply = script("join")(self.redis, self._own, producer, lease_ms)
         if reply[0] != Code.OK:
             self._refuse(reply)
-        return Lease(*reply[1:5])
+        return Lease(*reply[1:6])
 
     def put(
         self, producer: str, epoch: int, seq: int, chunks: Iterable[tuple[int, bytes]], cap: int
     ) -> Put:
-        """Append chunks (items, payload), the first of which has the number `seq`.
+        """Append chunks (items, at least one; payload), the first of which has the number `seq`.
 
-        cap: on the tickets that this may bring about. Raises QueueFinished, LeaseLost.
+        cap: on the tickets that this may bring about. Raises QueueFinished; LeaseLost, also where chunks are missing
+        before the first: two put under one lease, or the server has lost what it had accepted.
         """
         flat: list[Any] = []
         for chunk in chunks:
@@ -412,7 +414,7 @@ class Ledger:
         reply = script("reap")(self.redis, self._keys, cap, "1" if nothing_under_way else "")
         if reply[0] != Code.OK:
             return [], [], True
-        return _texts(reply[1]), _texts(reply[2]), False
+        return _texts(reply[1]), _texts(reply[2]), _text(reply[4]) in ENDED
 
     def ack(self, entry: str, items: int) -> None:
         """Results up to this stream entry were read; with results="once" they are removed."""

@@ -1,9 +1,10 @@
 --[[ _complete: what a ticket's hand came to. Completing a chunk removes it, appends its outputs downstream and counts
   it; a chunk that is not in the hand was completed before (the reply was lost), and is passed over.
   hand: chunk id -> {items, bytes}. Gives the number of outputs, and removes from `hand` what is complete. ]]
-local function complete(i, hand, at)
+local function complete(i, hand, took)
+  local at = took + 2
   local completed, agains, entry = {}, {}, {}
-  local items, done, dead, bytes, outputs = 0, 0, 0, 0, 0
+  local items, done, dead, shown, bytes, outputs = 0, 0, 0, 0, 0, 0
   local down = DEPTH > i and get(i + 1, 'state')
   local open = down and not has_ended(down)  -- outputs for a queue that was cancelled go nowhere
   for _ = 1, tonumber(ARGV[at - 1]) do
@@ -19,6 +20,7 @@ local function complete(i, hand, at)
       if ARGV[at + 3] ~= '' then
         entry[#entry + 1] = id
         entry[#entry + 1] = 'O' .. ARGV[at + 3]
+        shown = shown + ARGV[at + 1] + ARGV[at + 2]
       end
     end
     local n_out = tonumber(ARGV[at + 4])
@@ -63,9 +65,10 @@ local function complete(i, hand, at)
   add(i, 'done', done)
   add(i, 'dead', dead)
   add(i, 'bytes', -bytes)
+  add(i, 'busy', tonumber(ARGV[took]))
   if #entry > 0 then
     redis.call('XADD', key(i, RESULTS), '*', unpack(entry))
-    if get(i, 'results') == 'once' then add(i, 'unread', items) end
+    if get(i, 'results') == 'once' then add(i, 'unread', shown) end
   end
   if outputs > 0 then ring(i + 1, outputs) end
   ring_producers(i)

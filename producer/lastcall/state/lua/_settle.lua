@@ -7,7 +7,7 @@ local function end_queue(i, state)
   redis.call('PUBLISH', key(i, RESULTS), state)
   ring(i, num(i, 'waiting'))
   ring_producers(i)
-  redis.call('DEL', key(i, CHUNKS), key(i, READY), key(i, DELAYED), key(i, TICKETS), key(i, HELD), key(i, LEASES))
+  redis.call('UNLINK', key(i, CHUNKS), key(i, READY), key(i, DELAYED), key(i, TICKETS), key(i, HELD), key(i, LEASES))
   set(i, 'holding', 0)
   set(i, 'waiting', 0)
   save()
@@ -23,7 +23,19 @@ local function depart(i, producer, how)
   redis.call('HSET', key(i, PRODUCERS), producer, table.concat({index, epoch, seq, items, how}, ' '))
   redis.call('ZREM', key(i, LEASES), producer)
   add(i, 'live', -1)
+  if string.sub(producer, 1, 6) == 'stage:' then add(i, 'stages', -1) end
   if how == 'lost' then add(i, 'lost', 1) end
+  return true
+end
+
+-- A producer fell silent, or failed. Gives whether that is news. One that is waited for keeps its passed deadline,
+-- which tells since when it has been silent.
+local function lose(i, producer)
+  if get(i, 'sealed') then return depart(i, producer, 'left') end  -- nothing more of it was to come
+  if get(i, 'on_lost') ~= 'wait' then return depart(i, producer, 'lost') end
+  local record = redis.call('HGET', key(i, PRODUCERS), producer)
+  if not string.find(record, ' live$') then return false end
+  redis.call('HSET', key(i, PRODUCERS), producer, (string.gsub(record, '%a+$', 'absent')))
   return true
 end
 
@@ -33,6 +45,7 @@ local function settle(i)
       set(i, 'state', 'SEALED')
     end
     if get(i, 'state') ~= 'SEALED' or num(i, 'ready') + num(i, 'leased') + num(i, 'delayed') > 0 then return end
+    if num(i, 'stages') > 0 then return end  -- seal() shuts out the producers that put, not the outputs of a stage
     local final = 'DRAINED'
     if num(i, 'lost') > 0 and get(i, 'on_lost') ~= 'ignore' then final = 'INCOMPLETE' end
     end_queue(i, final)

@@ -1,3 +1,4 @@
+#!lua flags=allow-oom
 --[[ ack: a reader has read results; those of a queue that keeps them until they are read are removed, which makes room.
   KEYS  the queue's (_queue.lua)
   ARGV[1] id of the last entry read   ARGV[2] items read with it and before, since the last ack

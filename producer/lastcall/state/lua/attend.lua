@@ -1,3 +1,4 @@
+#!lua flags=allow-oom
 --[[ attend: a worker says what it serves, or somebody asks who is there; workers that fell silent are removed.
   KEYS[1] workers HASH   KEYS[2] their deadlines ZSET
   ARGV[1] node, "" to ask only   ARGV[2] what it serves (JSON)   ARGV[3] lease in ms
@@ -12,6 +13,5 @@ for _, node in ipairs(redis.call('ZRANGEBYSCORE', KEYS[2], '-inf', now)) do
   redis.call('HDEL', KEYS[1], node)
   redis.call('ZREM', KEYS[2], node)
 end
-local reply = redis.call('HVALS', KEYS[1])
-table.insert(reply, 1, 1)
-return reply
+local OK = 1
+return {OK, unpack(redis.call('HVALS', KEYS[1]))}

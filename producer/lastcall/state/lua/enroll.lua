@@ -1,3 +1,4 @@
+#!lua flags=allow-oom
 --[[ enroll: a consumer takes out a ticket of its own, to claim chunks of a queue that has no function.
   KEYS  the queue's (_queue.lua)
   ARGV[1] ticket   ARGV[2] nonce   ARGV[3] lease in ms

@@ -1,6 +1,7 @@
+#!lua flags=allow-oom
 --[[ leave: give back a producer's lease; the last one to leave seals the queue.
   KEYS  the queue's, then those downstream of it (_queue.lua)
-  ARGV[1] producer   ARGV[2] its epoch   ARGV[3] "left" or "lost"
+  ARGV[1] producer   ARGV[2] its epoch   ARGV[3] "left", or "lost" if it failed
   Returns {1 OK, state} | {-1 LOST} it holds no lease any more | {-3 UNKNOWN} ]]
 --@include _queue
 --@include _bell
@@ -11,7 +12,11 @@ local record = redis.call('HGET', key(1, PRODUCERS), ARGV[1])
 if not record then return {LOST} end
 local _, epoch, _, _, how = string.match(record, '^(%d+) (%d+) (%d+) (%d+) (%a+)$')
 if epoch ~= ARGV[2] then return {LOST} end
-if how == ARGV[3] then return {OK, state} end
-if not depart(1, ARGV[1], ARGV[3]) then return {LOST} end
+if ARGV[3] == 'left' then
+  if how == 'lost' then return {LOST} end
+  depart(1, ARGV[1], 'left')
+elseif how == 'live' then
+  lose(1, ARGV[1])
+end
 settle(1)
 return reply(OK, get(1, 'state'))

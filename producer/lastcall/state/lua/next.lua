@@ -1,9 +1,10 @@
+#!lua flags=allow-oom
 --[[ next: complete the chunks in hand, if any, and claim the oldest ready ones, in one round trip.
   KEYS  the queue's, then those downstream of it (_queue.lua)
   ARGV[1] ticket   ARGV[2] the slot's nonce   ARGV[3] lease in ms   ARGV[4] chunks wanted, 0 to leave
   ARGV[5] "1" if the slot waited and was not woken   ARGV[6] cap on the tickets of the queue downstream
-  ARGV[7] microseconds that the completions took   ARGV[8] number of completions, then for each: chunk id, items done, items dead, outcome or "",
-    outputs n, n x (chunk id, items, payload), retries n, n x (index, tries, delay in ms, payload),
+  ARGV[7] microseconds that the completions took
+  ARGV[8] number of completions, then for each: chunk id, items done, items dead, outcome or "", outputs n, n x (chunk id, items, payload), retries n, n x (index, tries, delay in ms, payload),
     dead letters n, n x (item, record)
   Returns {1 OK, {chunk id, items, first item, tries, payload, ...}, downstream tickets to send, {}}
         | {0 NOTHING, {}, downstream tickets to send, tickets of this queue to send} nothing is ready, or it leaves
@@ -16,7 +17,7 @@
 --@include _settle
 --@include _complete
 --@include _due
-local ticket, nonce, want = ARGV[1], ARGV[2], tonumber(ARGV[4])
+local ticket, nonce, want = ARGV[1], ARGV[2], math.min(tonumber(ARGV[4]), 1000)
 load(1, 'state', 'ready', 'leased', 'delayed', 'holding', 'waiting', 'done', 'dead', 'bytes', 'busy', 'results', 'bounded')
 local state = get(1, 'state')
 if not state then return {UNKNOWN} end
@@ -38,10 +39,7 @@ end
 if ARGV[5] == '1' and num(1, 'waiting') > 0 then add(1, 'waiting', -1) end
 
 local downstream = {}
-if ARGV[8] ~= '0' then
-  add(1, 'busy', tonumber(ARGV[7]))
-  if complete(1, hand, 9) > 0 then downstream = mint(2, tonumber(ARGV[6])) end
-end
+if ARGV[8] ~= '0' and complete(1, hand, 7) > 0 then downstream = mint(2, tonumber(ARGV[6])) end
 
 local ids = {}
 if next(hand) then
@@ -93,7 +91,7 @@ if want == 0 and not holds then
   settle(1)
   local minted = {}
   if not has_ended(get(1, 'state')) then
-    minted = mint(1, redis.call('ZCARD', key(1, TICKETS)) + 1)  -- at most one, in place of this one
+    minted = mint(1, redis.call('ZCARD', key(1, TICKETS)) + 1)  -- in place of this one
   end
   return reply(NOTHING, {}, downstream, minted)
 end
@@ -101,5 +99,6 @@ if holds or holding or not held then redis.call('HSET', key(1, HELD), ticket, ta
 if holds then return reply(OK, chunks, downstream, {}) end
 settle(1)
 if has_ended(get(1, 'state')) then return reply(ENDED, get(1, 'state'), downstream) end
-add(1, 'waiting', 1)
+-- No more wait than there are tickets: one that looked without waiting was counted, too.
+if num(1, 'waiting') < redis.call('ZCARD', key(1, TICKETS)) then add(1, 'waiting', 1) end
 return reply(NOTHING, {}, downstream, {})

@@ -1,3 +1,4 @@
+#!lua
 --[[ put: append a producer's chunks, as many as there is room for. A chunk that was accepted before is recognised by its
   sequence number, so that a put whose reply was lost may be sent again.
   KEYS  the queue's, then those downstream of it (_queue.lua)
@@ -5,7 +6,7 @@
   ARGV[5...] items, payload for each chunk
   Returns {1 OK, last sequence number accepted, items there is room for or -1, tickets to send, microseconds an item or -1}
         | {-4 FULL, last sequence number accepted, room, tickets to send, microseconds an item} some chunks did not fit; room rings
-        | {-1 LOST} the lease was lost or taken over | {-2 ENDED, state} | {-3 UNKNOWN} ]]
+        | {-1 LOST} the lease was lost or taken over, or chunks are missing before the first | {-2 ENDED, state} | {-3 UNKNOWN} ]]
 --@include _queue
 --@include _bell
 --@include _mint
@@ -21,7 +22,7 @@ local last = first + (#ARGV - 4) / 2 - 1
 local refused
 if has_ended(state) or get(1, 'sealed') then
   refused = {ENDED, state}
-elseif epoch ~= ARGV[2] or (how ~= 'live' and how ~= 'absent') then
+elseif epoch ~= ARGV[2] or (how ~= 'live' and how ~= 'absent') or first > seq + 1 then
   refused = {LOST}
 end
 if refused then
@@ -63,8 +64,11 @@ for at = 5, #ARGV, 2 do
   end
 end
 if #ids == 0 then return {code, seq, maxsize > 0 and maxsize - load_items or -1, {}, cost} end
-redis.call('HSET', key(1, CHUNKS), unpack(chunks))
-redis.call('RPUSH', key(1, READY), unpack(ids))
+for at = 1, #ids, 2000 do  -- unpack() has a limit
+  local last_at = math.min(at + 1999, #ids)
+  redis.call('HSET', key(1, CHUNKS), unpack(chunks, 2 * at - 1, 2 * last_at))
+  redis.call('RPUSH', key(1, READY), unpack(ids, at, last_at))
+end
 redis.call('HSET', key(1, PRODUCERS), ARGV[1], table.concat({index, epoch, seq, items + put, 'live'}, ' '))
 if how == 'absent' then redis.call('ZADD', key(1, LEASES), now() + num(1, 'lease'), ARGV[1]) end
 add(1, 'put', put)

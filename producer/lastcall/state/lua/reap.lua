@@ -1,28 +1,22 @@
+#!lua flags=allow-oom
 --[[ reap: what time has done to a queue. Leases that ran out, tickets that fell silent, delays that are over, tickets
   that are lacking.
   KEYS  the queue's, then those downstream of it (_queue.lua)
   ARGV[1] cap on tickets   ARGV[2] "1" if no message waits in the Celery queue, so that a ticket which has not started is lost
-  Returns {1 OK, tickets to send, producers lost, tickets lost} | {-2 ENDED, state} | {-3 UNKNOWN} ]]
+  Returns {1 OK, tickets to send, producers lost, tickets lost, state} | {-2 ENDED, state} it had ended | {-3 UNKNOWN} ]]
 --@include _queue
 --@include _bell
 --@include _mint
 --@include _settle
 --@include _giveback
 --@include _due
-load(1, 'state', 'on_lost', 'issue', 'delayed', 'waiting')
+load(1, 'state', 'on_lost', 'sealed', 'issue', 'delayed', 'waiting')
 local state = get(1, 'state')
 if not state then return {UNKNOWN} end
 if has_ended(state) then return {ENDED, state} end
 local lost_producers, lost_tickets = {}, {}
 for _, producer in ipairs(redis.call('ZRANGEBYSCORE', key(1, LEASES), '-inf', now())) do
-  if get(1, 'on_lost') == 'wait' then
-    local record = redis.call('HGET', key(1, PRODUCERS), producer)
-    redis.call('HSET', key(1, PRODUCERS), producer, (string.gsub(record, '%a+$', 'absent')))
-    redis.call('ZREM', key(1, LEASES), producer)
-  else
-    depart(1, producer, 'lost')
-  end
-  lost_producers[#lost_producers + 1] = producer
+  if lose(1, producer) then lost_producers[#lost_producers + 1] = producer end
 end
 for _, ticket in ipairs(redis.call('ZRANGEBYSCORE', key(1, TICKETS), '-inf', now())) do
   if redis.call('HEXISTS', key(1, HELD), ticket) == 1 then
@@ -38,5 +32,6 @@ end
 local became_ready = due(1)
 ring(1, became_ready)
 settle(1)
-if has_ended(get(1, 'state')) then return reply(OK, {}, lost_producers, lost_tickets) end
-return reply(OK, mint(1, tonumber(ARGV[1])), lost_producers, lost_tickets)
+local minted = {}
+if not has_ended(get(1, 'state')) then minted = mint(1, tonumber(ARGV[1])) end
+return reply(OK, minted, lost_producers, lost_tickets, get(1, 'state'))

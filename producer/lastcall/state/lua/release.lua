@@ -1,3 +1,4 @@
+#!lua flags=allow-oom
 --[[ release: end a ticket and give back what it held, in front of what is ready.
   KEYS  the queue's, then those downstream of it (_queue.lua)
   ARGV[1] ticket   ARGV[2] "crash" (its slot died: one try more) or "return"

@@ -1,3 +1,4 @@
+#!lua flags=allow-oom
 --[[ renew: put off the deadlines of tickets and of producers' leases.
   KEYS  the queue's (_queue.lua)
   ARGV[1] tickets' lease in ms   ARGV[2] tickets n, then n tickets, then producer, epoch for each producer

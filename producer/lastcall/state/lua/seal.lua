@@ -1,3 +1,4 @@
+#!lua flags=allow-oom
 --[[ seal: nothing more comes, whoever is still there; or, cancelling, nothing more is done either.
   KEYS  the queue's, then those downstream of it (_queue.lua)
   ARGV[1] "seal" or "cancel"

@@ -1,3 +1,4 @@
+#!lua flags=no-writes
 --[[ status: one moment's picture of a queue.
   KEYS  the queue's (_queue.lua)
   Returns {1 OK, now in ms, meta as field, value, ..., {producer, record, deadline or "", ...}, tickets, tickets that have

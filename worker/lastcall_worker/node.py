@@ -1,0 +1,152 @@
+"""Node: a worker's word that it is alive. A thread tells the registry what the worker serves, and
+renews the tickets that its slots are running, however long a function takes.
+
+A thread, not a timer: the event loop of a solo worker stands still while its slot runs.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import socket
+import threading
+import time
+from collections import defaultdict
+from dataclasses import replace
+from typing import TYPE_CHECKING, Any, Final
+
+from celery.worker import state
+from redis.exceptions import RedisError
+
+from lastcall.connection import Connection
+from lastcall.errors import LastcallError
+from lastcall.registry import WorkerInfo
+from lastcall.state.ledger import Ledger, split
+from lastcall.tickets import SLOT_TASK
+from lastcall.version import __version__
+
+if TYPE_CHECKING:
+    from lastcall.settings import Settings
+    from lastcall_worker.reaper import Reaper
+
+_log = logging.getLogger(__name__)
+
+_LOOK_S: Final = 0.5  # between two looks at what the worker serves: remote control may change it
+_AGAIN_S: Final = 1.0  # after a failure
+
+
+class Node:
+    """One worker's thread. worker: Celery's WorkController."""
+
+    def __init__(self, worker: Any, settings: Settings, reaper: Reaper) -> None:
+        self._worker = worker
+        self._settings = settings
+        self._reaper = reaper
+        self._every_s = settings.lease_s / 3
+        self._info = WorkerInfo(
+            node=str(worker.hostname),
+            queues=(),
+            slots=0,
+            pool=type(worker.pool).__module__.rpartition(".")[2],
+            host=socket.gethostname(),
+            pid=os.getpid(),
+            version=__version__,
+            started_ms=int(time.time() * 1000),
+        )
+        self._leaving = False
+        self._stopped = False
+        self._wake = threading.Event()
+        self.registered = threading.Event()
+        self._thread = threading.Thread(target=self._run, name="lastcall-node", daemon=True)
+
+    def start(self) -> None:
+        """Register as soon as the worker consumes."""
+        self._thread.start()
+
+    def leave(self) -> None:
+        """The worker takes no more tickets; those that it runs are renewed all the same."""
+        self._leaving = True
+        self._wake.set()
+
+    def stop(self, timeout_s: float = 2.0) -> None:
+        """The worker has ended."""
+        self._leaving = self._stopped = True
+        self._wake.set()
+        self._thread.join(timeout_s)
+
+    def give_back(self) -> None:
+        """The worker's slots are killed: end their tickets, lest others wait for their leases."""
+        connection = Connection.of(self._settings)
+        for address, tickets in running_tickets().items():
+            ledger = Ledger.open(connection.redis, *split(address))
+            for ticket in tickets:
+                ledger.release(ticket)
+
+    def _run(self) -> None:
+        due, away, there = 0.0, False, False
+        while True:
+            stopped = self._stopped
+            info = self._now()
+            grown = set(info.queues) - set(self._info.queues) or info.slots > self._info.slots
+            try:
+                if self._leaving:
+                    if there:
+                        Connection.of(self._settings).registry.forget(info.node)
+                        there = False
+                elif info.queues and (info != self._info or time.monotonic() >= due):
+                    Connection.of(self._settings).registry.register(info, self._settings.lease_s)
+                    there, self._info = True, info
+                    self.registered.set()
+                    if grown:
+                        self._reaper.top_up(info.queues)
+                if time.monotonic() >= due:
+                    self._renew()
+                    due = time.monotonic() + self._every_s
+                away = False
+            except (LastcallError, RedisError, OSError) as error:
+                # Redis comes back, or it does not: the worker's broker tells, this thread goes on.
+                if not away:
+                    _log.warning("this worker's leases cannot be renewed now: %s", error)
+                away = True
+                due = time.monotonic() + min(_AGAIN_S, self._every_s)
+            if stopped:
+                return
+            self._wake.wait(min(_LOOK_S, max(0.0, due - time.monotonic())))
+            self._wake.clear()
+
+    def _now(self) -> WorkerInfo:
+        """What the worker serves now; before it consumes: as last."""
+        worker = self._worker
+        consumer = getattr(getattr(worker, "consumer", None), "task_consumer", None)
+        if consumer is None:
+            return self._info
+        return replace(
+            self._info,
+            queues=tuple(sorted({str(queue.name) for queue in tuple(consumer.queues)})),
+            # With --autoscale the pool grows as tickets come, so they must be let come.
+            slots=int(worker.max_concurrency or worker.pool.num_processes),
+        )
+
+    def _renew(self) -> None:
+        connection = Connection.of(self._settings)
+        for address, tickets in running_tickets().items():
+            job, name = split(address)
+            Ledger(connection.redis, job, [name]).renew(connection.lease_ms, tickets)
+
+
+def running_tickets() -> dict[str, list[str]]:
+    """The tickets that this worker's slots run or are about to, by queue address."""
+    tickets: dict[str, list[str]] = defaultdict(list)
+    for request in _requests():
+        if request.type == SLOT_TASK:
+            tickets[request.args[0]].append(request.args[1])
+    return tickets
+
+
+def _requests() -> list[Any]:
+    # Celery's set changes while another thread reads it. What has started is reserved as well.
+    while True:
+        try:
+            return list(state.reserved_requests)
+        except RuntimeError:
+            continue
