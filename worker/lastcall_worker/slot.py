@@ -1,7 +1,7 @@
 """The slot: what the one Celery task does. It completes the chunk in hand and claims the next, in one round trip,
 until nothing is ready or its time slice is over.
 
-Everything that a slot needs of its process is in a Station, one for each thread that runs slots.
+Everything that a slot needs of its process is in a Station, as many as slots have run at the same time.
 """
 
 from __future__ import annotations
@@ -40,7 +40,7 @@ if TYPE_CHECKING:
 
 _HAND_S = 0.002  # work that a slot takes in hand at once, when chunks are much shorter than that
 _MOST_CHUNKS = 16
-_LONG_S = 0.5  # a call that takes longer is shown as started before it ends
+_LONG_S = 0.1  # where a chunk took longer, the next is shown as started before it ends
 
 _repr = Repr()
 _repr.maxstring = _repr.maxother = 120
@@ -53,6 +53,7 @@ class Work:
     ledger: Ledger
     epoch: int
     style: str
+    celery: str  # Celery queue of its tickets
     name: str  # of the function, for people
     function: Callable[..., Any] | None
     error: PackedError | None  # why there is no function
@@ -63,11 +64,13 @@ class Work:
 
 
 class Station:
-    """What a thread that runs slots holds: its connection, keys, and the functions it has loaded."""
+    """What a slot works with: a connection, keys, the functions that were loaded; one slot at a time uses it."""
 
-    def __init__(self, settings: Settings, node: str) -> None:
+    def __init__(self, app: Any, settings: Settings, node: str) -> None:
         self.settings = settings
         self.node = node
+        self.pid = os.getpid()
+        self.events = TaskEvents(app, node)
         # One connection of its own, without a pool's bookkeeping: a chunk is one round trip.
         self.redis = connect(settings, single_connection_client=True)
         self.sealer = Sealer(settings.key)
@@ -102,7 +105,7 @@ class Station:
                 self.refused()
             error = pack_error(why, self.sealer.keyed)
         work = Work(
-            ledger, epoch, meta["style"].decode(), name, function, error, meta["results"].decode(),
+            ledger, epoch, meta["style"].decode(), meta["celery"].decode(), name, function, error, meta["results"].decode(),
             meta["on_error"].decode(), meta.get("down_index", b"").decode(),
             meta.get("down_celery", b"").decode(),
         )  # fmt: skip
@@ -130,14 +133,13 @@ class Station:
 class Slot:
     """One run of the slot task: a ticket, for at most a slice of time."""
 
-    def __init__(
-        self, station: Station, address: str, ticket: str, events: TaskEvents | None
-    ) -> None:
+    def __init__(self, station: Station, address: str, ticket: str, events: TaskEvents | None) -> None:
         self.station = station
         self.address = address
         self.ticket = ticket
         self.events = events
         self.nonce = uuid.uuid4().hex
+        self._last_s = float("inf")  # what the last chunk took
 
     def run(self) -> None:
         station, settings = self.station, self.station.settings
@@ -166,12 +168,9 @@ class Slot:
                 completions = [self._complete(work, chunk) for chunk in claim.chunks]
                 busy_s = time.perf_counter() - began
                 # Very short chunks are taken several at a time; one that is not, alone.
-                want = max(
-                    1, min(_MOST_CHUNKS, int(_HAND_S * len(completions) / max(busy_s, 1e-6)))
-                )
+                want = max(1, min(_MOST_CHUNKS, int(_HAND_S * len(completions) / max(busy_s, 1e-6))))
             elif leaving:
-                celery_queue = self._celery_queue(work)
-                station.tickets.send(celery_queue, self.address, claim.tickets)
+                station.tickets.send(work.celery, self.address, claim.tickets)
                 break
             else:
                 if self.events is not None:
@@ -181,16 +180,10 @@ class Slot:
         if self.events is not None:
             self.events.flush()
 
-    def _celery_queue(self, work: Work) -> str:
-        meta = work.ledger.redis.hget(
-            keys.of_queue(work.ledger.job, work.ledger.name, "meta"), "celery"
-        )
-        return meta.decode() if meta else ""
-
     def _complete(self, work: Work, chunk: Chunk) -> Completion:
         """Run a chunk's items and say what it came to."""
         station, ledger = self.station, work.ledger
-        received = time.time()
+        call = _Call(time.time())
         began = time.perf_counter()
         try:
             items = open_items(station.sealer, ledger.job, ledger.name, chunk)
@@ -201,11 +194,15 @@ class Slot:
             values: list[Any] = list(items)
             errors = dict.fromkeys(range(len(items)), pack_error(error, station.sealer.keyed))
         else:
+            if self.events is not None:
+                call.describe(work, items)
+                if self._last_s >= _LONG_S:
+                    call.started(self.events)
             values, errors = self._apply(work, items)
-        busy_us = int((time.perf_counter() - began) * 1e6)
-        completion = self._pack(work, chunk, items, values, errors, busy_us)
+        self._last_s = time.perf_counter() - began
+        completion = self._pack(work, chunk, items, values, errors, int(self._last_s * 1e6))
         if self.events is not None:
-            self._tell(work, chunk, items, values, errors, received, busy_us / 1e6)
+            call.ended(self.events, items, values, errors, self._last_s)
         return completion
 
     def _apply(self, work: Work, items: list[Any]) -> tuple[list[Any], dict[int, PackedError]]:
@@ -273,20 +270,14 @@ class Slot:
 
     def _letter(self, work: Work, item: str, value: Any, error: PackedError, tries: int) -> bytes:
         station, ledger = self.station, work.ledger
-        return write_letter(
-            station.sealer, ledger.job, ledger.name, item, value, error, tries, station.node
-        )
+        return write_letter(station.sealer, ledger.job, ledger.name, item, value, error, tries, station.node)
 
     def _outputs(self, work: Work, chunk: Chunk, values: list[Any]) -> list[Output]:
         if not values:
             return []
         ledger = work.ledger
         # Parts of one chunk have one root: the first item's number tells them apart.
-        out = (
-            f"{work.down_index}-{chunk.root}-{chunk.start}"
-            if "/" in chunk.id
-            else f"{work.down_index}-{chunk.root}"
-        )
+        out = f"{work.down_index}-{chunk.root}-{chunk.start}" if "/" in chunk.id else f"{work.down_index}-{chunk.root}"
         payload = seal_values(self.station.sealer, ledger.job, ledger.names[1], out, values)
         return [Output(out, len(values), payload)]
 
@@ -303,62 +294,75 @@ class Slot:
                 errors[at] = pack_error(said, self.station.sealer.keyed)
                 values[at] = None
         if not found:  # each goes, all together do not: a value that changes as it is pickled
-            error = NotSerializable(
-                "results", None, "list", "they change while they are serialized"
-            )
+            changing = NotSerializable("results", None, "list", "they change while they are serialized")
             for at in range(len(values)):
-                errors[at] = pack_error(error, self.station.sealer.keyed)
+                errors[at] = pack_error(changing, self.station.sealer.keyed)
                 values[at] = None
 
-    def _tell(
-        self, work: Work, chunk: Chunk, items: list[Any], values: list[Any],
-        errors: dict[int, PackedError], received: float, runtime_s: float,
-    ) -> None:  # fmt: skip
-        """Send the events of a chunk: one task, under the user's function's name; one more for each failed item."""
-        assert self.events is not None
-        name = work.name
-        if work.style == CALL and items and items[0] is not None:
+
+class _Call:
+    """A chunk as monitors see it: one task, under the user's function's name; one more for each failed item."""
+
+    __slots__ = ("args", "kwargs", "name", "received", "uuid")
+
+    def __init__(self, received: float) -> None:
+        self.received = received
+        self.uuid = str(uuid.uuid4())
+        self.name = self.args = self.kwargs = ""
+
+    def describe(self, work: Work, items: list[Any]) -> None:
+        self.name, self.kwargs = work.name, "{}"
+        if work.style == CALL:
             wire, args, kwargs = items[0]
-            name, shown, named = wire[1], _repr.repr(tuple(args)), _repr.repr(kwargs)
+            self.name, self.args, self.kwargs = wire[1], _repr.repr(tuple(args)), _repr.repr(kwargs)
+        elif len(items) == 1:
+            self.args = self._of(items[0])
         else:
-            shown = _repr.repr(tuple(items)) if len(items) > 1 else f"({_repr.repr(items[0])},)"
-            named = "{}"
-        failed = len(errors)
-        if len(items) > failed:
+            self.args = _repr.repr(tuple(items))
+
+    def started(self, events: TaskEvents) -> None:
+        events.started(self.uuid, self.name, self.args, self.kwargs, self.received, self.received)
+
+    def ended(
+        self,
+        events: TaskEvents,
+        items: list[Any],
+        values: list[Any],
+        errors: dict[int, PackedError],
+        runtime_s: float,
+    ) -> None:
+        about = (self.kwargs, self.received, self.received, runtime_s)
+        identity = self.uuid
+        if len(errors) < len(values):
             result = _repr.repr(values[0] if len(values) == 1 else values)
-            self.events.finished(
-                str(uuid.uuid4()), name, shown, named, received, received, runtime_s, result
-            )
+            events.finished(identity, self.name, self.args, *about, result)
+            identity = ""
         for at, (_, type_name, message, text, _) in errors.items():
-            if len(items) > 1:
-                shown = f"({_repr.repr(items[at])},)"
-            kind = type_name.removeprefix("builtins.")
-            self.events.failed(
-                str(uuid.uuid4()), name, shown, named, received, received, runtime_s,
-                f"{kind}({message!r})", text,
-            )  # fmt: skip
+            args = self.args if len(items) == 1 else self._of(items[at])
+            raised = f"{type_name.removeprefix('builtins.')}({message!r})"
+            events.failed(identity or str(uuid.uuid4()), self.name, args, *about, raised, text)
+            identity = ""
+
+    @staticmethod
+    def _of(item: Any) -> str:
+        return f"({_repr.repr(item)},)"
 
 
-class Stations(threading.local):
-    """Each thread's station, made when it first runs a slot; a forked child makes its own."""
-
-    station: Station | None = None
-    events: TaskEvents | None = None
-    pid = 0
+_idle: list[Station] = []  # of this process: threads and greenlets come and go, stations stay
 
 
-_stations = Stations()
-
-
-def run(
-    app: Any, settings: Settings, node: str, address: str, ticket: str, *, events: bool
-) -> None:
-    """Run a slot in this thread."""
-    if _stations.station is None or _stations.pid != os.getpid():
-        _stations.station = Station(settings, node)
-        _stations.events = TaskEvents(app, node)
-        _stations.pid = os.getpid()
-    Slot(_stations.station, address, ticket, _stations.events if events else None).run()
+def run(app: Any, settings: Settings, node: str, address: str, ticket: str, *, events: bool) -> None:
+    """Run a slot: here, now."""
+    station = None
+    while station is None and _idle:
+        station = _idle.pop()
+        if station.pid != os.getpid():  # the parent's, inherited by a fork
+            station = None
+    if station is None:
+        station = Station(app, settings, node)
+    Slot(station, address, ticket, station.events if events else None).run()
+    # Not after an error, which may have left a reply unread on its connection.
+    _idle.append(station)
 
 
 def register(app: Any, settings: Settings) -> Any:
