@@ -9,19 +9,17 @@ from contextlib import contextmanager
 import pytest
 from redis import Redis
 
-from tests.servers import Server
+from tests.servers import Server, server_binary
 
 
 @contextmanager
 def ledger_server() -> Iterator[Redis]:
     """A client of a fresh server. Where there is no server: a skip, under CI an error."""
-    server = Server(tcp=False)
     try:
-        server.start()
+        server_binary()
     except FileNotFoundError as error:
-        server.close()
         if os.environ.get("CI"):
             raise
         pytest.skip(str(error))
-    with server:
+    with Server(tcp=False) as server:
         yield server.client()

@@ -65,7 +65,7 @@ class Output(NamedTuple):
 class Again(NamedTuple):
     """One item that is to be tried again, alone."""
 
-    index: int
+    index: int  # type: ignore[assignment]  # tuple's own method is not needed
     tries: int
     delay_ms: int
     payload: bytes
@@ -109,7 +109,7 @@ class Claim(NamedTuple):
 class Lease(NamedTuple):
     """A producer's place in a queue: where it is to go on."""
 
-    index: int
+    index: int  # type: ignore[assignment]  # tuple's own method is not needed
     epoch: int
     seq: int
     position: int
@@ -230,11 +230,16 @@ class Ledger:
 
     @classmethod
     def open(cls, redis: Redis, job: str, name: str) -> Ledger:
-        """The ledger of a queue that exists, with its chain downstream. Raises UnknownJob."""
+        """The ledger of a queue that exists, with its chain downstream. Raises UnknownJob.
+
+        A queue downstream that has expired, since it ended long ago, and those behind it are left out.
+        """
         names = [name]
         while True:
-            down = redis.hget(keys.of_queue(job, names[-1], "meta"), "down")
+            down: Any = redis.hget(keys.of_queue(job, names[-1], "meta"), "down")
             if down is None:
+                names.pop()
+            if not names:
                 raise UnknownJob(shown(job, name))
             if not down:
                 return cls(redis, job, names)
@@ -262,7 +267,7 @@ class Ledger:
 
     def meta(self) -> dict[str, bytes]:
         """The queue's options and counters as they are stored; empty if there is no such queue."""
-        stored = self.redis.hgetall(self._own[0])
+        stored: Any = self.redis.hgetall(self._own[0])
         return {name.decode(): value for name, value in stored.items()}
 
     def create(
@@ -306,9 +311,7 @@ class Ledger:
             self._refuse(reply)
         return Lease(*reply[1:6])
 
-    def put(
-        self, producer: str, epoch: int, seq: int, chunks: Iterable[tuple[int, bytes]], cap: int
-    ) -> Put:
+    def put(self, producer: str, epoch: int, seq: int, chunks: Iterable[tuple[int, bytes]], cap: int) -> Put:
         """Append chunks (items, at least one; payload), the first of which has the number `seq`.
 
         cap: on the tickets that this may bring about. Raises QueueFinished; LeaseLost, also where chunks are missing
@@ -380,16 +383,12 @@ class Ledger:
             return Claim([], _texts(reply[2]), [], ended=_text(reply[1]))
         return Claim([], [], [], lost=True)
 
-    def release(
-        self, ticket: str, *, crashed: bool = False, processed: int = 0, cap: int = 0
-    ) -> list[str]:
+    def release(self, ticket: str, *, crashed: bool = False, processed: int = 0, cap: int = 0) -> list[str]:
         """End a ticket and give back what it held. Gives the tickets that are to be sent.
 
         processed: items of its first chunk that are done. A ticket that is not valid is passed over.
         """
-        reply = script("release")(
-            self.redis, self._keys, ticket, "crash" if crashed else "return", processed, cap
-        )
+        reply = script("release")(self.redis, self._keys, ticket, "crash" if crashed else "return", processed, cap)
         return _texts(reply[2]) if reply[0] == Code.OK else []
 
     def renew(
@@ -408,8 +407,8 @@ class Ledger:
     def reap(self, cap: int, *, nothing_under_way: bool) -> tuple[list[str], list[str], bool]:
         """Find what fell silent. Gives tickets to send, producers lost, whether the queue has ended.
 
-        nothing_under_way: no message waits in the Celery queue, so that a ticket which has not
-        started within its time is lost.
+        nothing_under_way: no message waits in the Celery queue, so that a ticket which has not started within its time
+        is lost; else it is thought lost only much later.
         """
         reply = script("reap")(self.redis, self._keys, cap, "1" if nothing_under_way else "")
         if reply[0] != Code.OK:
@@ -457,7 +456,7 @@ class Ledger:
 
 def queues_of(redis: Redis, job: str) -> list[str]:
     """The names of a job's queues, in no order. Raises UnknownJob."""
-    fields = redis.hkeys(keys.of_job(job, "job"))
+    fields: Any = redis.hkeys(keys.of_job(job, "job"))
     names = [f.decode().removeprefix("queue:") for f in fields if f.startswith(b"queue:")]
     if not names:
         raise UnknownJob(job)

@@ -52,10 +52,11 @@ class Script:
 
     def __call__(self, redis: Redis, keys: Sequence[bytes], *args: Any) -> list[Any]:
         """Run it; loads it first where the server does not have it yet."""
+        execute: Any = redis.execute_command
         try:
-            reply: list[Any] = redis.execute_command("EVALSHA", self.sha, len(keys), *keys, *args)
+            reply: list[Any] = execute("EVALSHA", self.sha, len(keys), *keys, *args)
         except NoScriptError:
-            reply = redis.execute_command("EVAL", self.source, len(keys), *keys, *args)
+            reply = execute("EVAL", self.source, len(keys), *keys, *args)
         return reply
 
 

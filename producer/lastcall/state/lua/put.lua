@@ -3,7 +3,7 @@
   sequence number, so that a put whose reply was lost may be sent again.
   KEYS  the queue's, then those downstream of it (_queue.lua)
   ARGV[1] producer   ARGV[2] its epoch   ARGV[3] sequence number of the first chunk   ARGV[4] cap on tickets
-  ARGV[5...] items, payload for each chunk
+  ARGV[5...] items, payload for each chunk; none to ask for room alone
   Returns {1 OK, last sequence number accepted, items there is room for or -1, tickets to send, microseconds an item or -1}
         | {-4 FULL, last sequence number accepted, room, tickets to send, microseconds an item} some chunks did not fit; room rings
         | {-1 LOST} the lease was lost or taken over, or chunks are missing before the first | {-2 ENDED, state} | {-3 UNKNOWN} ]]
@@ -27,7 +27,7 @@ elseif epoch ~= ARGV[2] or (how ~= 'live' and how ~= 'absent') or first > seq + 
 end
 if refused then
   -- All of it is there already: say so, whatever came since.
-  if epoch == ARGV[2] and last <= seq then return {OK, last, -1, {}, -1} end
+  if #ARGV > 4 and epoch == ARGV[2] and last <= seq then return {OK, last, -1, {}, -1} end
   return refused
 end
 
@@ -45,6 +45,10 @@ end
 local processed = num(1, 'done') + num(1, 'dead')
 local cost = processed > 0 and math.floor(num(1, 'busy') / processed) or -1
 local code, put, bytes = OK, 0, 0
+if #ARGV == 4 and ((maxsize > 0 and load_items >= maxsize) or (maxbytes > 0 and load_bytes >= maxbytes)) then
+  code = FULL
+  redis.call('HINCRBY', key(1, JOB), 'blocked', 1)
+end
 local chunks, ids = {}, {}
 for at = 5, #ARGV, 2 do
   local this = first + (at - 5) / 2

@@ -2,7 +2,8 @@
 --[[ reap: what time has done to a queue. Leases that ran out, tickets that fell silent, delays that are over, tickets
   that are lacking.
   KEYS  the queue's, then those downstream of it (_queue.lua)
-  ARGV[1] cap on tickets   ARGV[2] "1" if no message waits in the Celery queue, so that a ticket which has not started is lost
+  ARGV[1] cap on tickets   ARGV[2] "1" if no message waits in the Celery queue, so that a ticket which has not started is
+    lost; else it is thought lost after `PATIENCE` times its time, in case there is never no message
   Returns {1 OK, tickets to send, producers lost, tickets lost, state} | {-2 ENDED, state} it had ended | {-3 UNKNOWN} ]]
 --@include _queue
 --@include _bell
@@ -14,19 +15,21 @@ load(1, 'state', 'on_lost', 'sealed', 'issue', 'delayed', 'waiting')
 local state = get(1, 'state')
 if not state then return {UNKNOWN} end
 if has_ended(state) then return {ENDED, state} end
+-- A ticket that is replaced though its message is still under way costs no more than that message: its slot is refused.
+local PATIENCE = 60
 local lost_producers, lost_tickets = {}, {}
 for _, producer in ipairs(redis.call('ZRANGEBYSCORE', key(1, LEASES), '-inf', now())) do
   if lose(1, producer) then lost_producers[#lost_producers + 1] = producer end
 end
-for _, ticket in ipairs(redis.call('ZRANGEBYSCORE', key(1, TICKETS), '-inf', now())) do
+local silent = redis.call('ZRANGEBYSCORE', key(1, TICKETS), '-inf', now(), 'WITHSCORES')
+for at = 1, #silent, 2 do
+  local ticket, deadline = silent[at], tonumber(silent[at + 1])
   if redis.call('HEXISTS', key(1, HELD), ticket) == 1 then
     giveback(1, ticket, true, 0)
     lost_tickets[#lost_tickets + 1] = ticket
-  elseif ARGV[2] == '1' then
+  elseif ARGV[2] == '1' or deadline < now() - PATIENCE * num(1, 'issue') then
     redis.call('ZREM', key(1, TICKETS), ticket)
     lost_tickets[#lost_tickets + 1] = ticket
-  else
-    redis.call('ZADD', key(1, TICKETS), now() + num(1, 'issue'), ticket)
   end
 end
 local became_ready = due(1)

@@ -1,0 +1,513 @@
+"""The ledger as plain Python: what docs/states.md says, without Redis, leases that run out by being told to.
+
+tests/integration/test_ledger_model.py drives it beside the real scripts and compares every reply and everything that
+is stored. It has the methods of lastcall.state.ledger.Ledger, and returns and raises what they do.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+from lastcall.errors import LeaseLost, QueueFinished
+from lastcall.state.ledger import Chunk, Claim, Completion, Lease, Put
+
+CRASH_LIMIT = 2  # one less than is usual, so that it is reached more often
+NOT, JUST, LONG_AGO = 0, 1, 2  # since when a ticket's deadline has passed
+LIVE = ("live", "absent")
+ENDED = ("DRAINED", "INCOMPLETE", "CANCELLED")
+
+Item = tuple[str, int]  # the chunk that was put, and the item's number in it
+
+
+def items_of(chunk: Chunk) -> list[Item]:
+    return [(chunk.root, chunk.start + at) for at in range(chunk.items)]
+
+
+def part(chunk: Chunk, start: int, end: int, tries: int) -> Chunk:
+    """The items from `start` to before `end`, counted in the chunk that was put."""
+    if (start, end) == (chunk.start, chunk.start + chunk.items):
+        return chunk._replace(tries=tries)
+    return Chunk(f"{chunk.root}/{start}:{end}", end - start, start, tries, chunk.payload)
+
+
+@dataclass
+class Options:
+    consumed: bool = False  # read by consumers: no function, no tickets of its own
+    maxsize: int = 0
+    maxbytes: int = 0
+    max_workers: int = 0
+    on_lost: str = "fail"
+    results: str = "keep"
+    expected: int = 0
+
+
+@dataclass
+class Producer:
+    index: int
+    epoch: int
+    seq: int = 0
+    position: int = 0
+    state: str = "live"
+    expired: bool = False
+
+
+@dataclass
+class Ticket:
+    nonce: str = ""  # of the slot that started it
+    hand: list[Chunk] = field(default_factory=list)
+    expired: int = NOT
+
+
+@dataclass
+class Queue:
+    name: str
+    options: Options
+    down: Queue | None = None
+    epoch: int = 0
+    last_index: int = 0
+    last_ticket: int = 0
+    last_epoch: int = 0
+
+    def __post_init__(self) -> None:
+        self._begin()
+
+    def _begin(self) -> None:
+        self.epoch += 1
+        self.first_index = self.last_index
+        self.state = "NEW"
+        self.sealed = False  # by hand
+        self.ends = 0
+        self.producers: dict[str, Producer] = {}
+        self.tickets: dict[str, Ticket] = {}
+        self.ready: list[Chunk] = []
+        self.delayed: dict[str, tuple[Chunk, int]] = {}  # with its place among those due, or 0
+        self.put_items: set[Item] = set()
+        self.done: set[Item] = set()
+        self.dead: set[Item] = set()
+        self.cancelled: set[Item] = set()
+        self.letters: set[str] = set()
+        self.results: list[tuple[str, bytes]] = []
+        self.acked = 0
+        self.unread = 0
+        self.busy = 0
+
+    # What there is
+
+    @property
+    def ended(self) -> bool:
+        return self.state in ENDED
+
+    @property
+    def chain(self) -> list[Queue]:
+        return [self, *(self.down.chain if self.down else ())]
+
+    @property
+    def hands(self) -> list[Chunk]:
+        return [chunk for ticket in self.tickets.values() for chunk in ticket.hand]
+
+    @property
+    def waiting(self) -> list[Chunk]:
+        return [chunk for chunk, _ in self.delayed.values()]
+
+    @property
+    def chunks(self) -> list[Chunk]:
+        return [*self.ready, *self.hands, *self.waiting]
+
+    @property
+    def outstanding(self) -> int:
+        return count(self.chunks) + self.unread
+
+    @property
+    def live(self) -> list[str]:
+        return [name for name, producer in self.producers.items() if producer.state in LIVE]
+
+    @property
+    def stages(self) -> list[str]:
+        return [name for name in self.live if name.startswith("stage:")]
+
+    # Being made
+
+    def create(self, *, reopen: bool) -> tuple[str, int]:
+        if not (self.ended and reopen):
+            return self.state, self.epoch
+        self._check_downstream()
+        feeding = {name: self.producers[name] for name in self.stages}
+        self._begin()
+        self.producers = feeding
+        if feeding:
+            self.state = "OPEN"
+        self.attach()
+        return self.state, self.epoch
+
+    def _check_downstream(self) -> None:
+        if self.down is None:
+            return
+        there = self.down.producers.get(f"stage:{self.name}")
+        given_up = there is not None and there.state == "lost"
+        closed = self.down.ended or self.down.sealed
+        if closed or (self.down.state == "SEALED" and not given_up):
+            raise QueueFinished(self.down.name, self.down.state)
+
+    def attach(self) -> None:
+        """Become a producer of the queue downstream."""
+        if self.down is None:
+            return
+        name = f"stage:{self.name}"
+        there = self.down.producers.get(name)
+        if there is None:
+            self.down.last_index += 1
+        index = there.index if there else self.down.last_index
+        self.down.producers[name] = Producer(index, self.epoch)
+        self.down.state = "OPEN"
+
+    # Producers
+
+    def join(self, name: str) -> Lease:
+        there = self.producers.get(name)
+        given_up = there is not None and there.state == "lost"
+        if self.ended or self.sealed or (self.state == "SEALED" and not given_up):
+            raise QueueFinished(self.name, self.state)
+        self.last_epoch += 1
+        if there is None:
+            self.last_index += 1
+            there = Producer(self.last_index, 0)
+        there = replace(there, epoch=self.last_epoch, state="live", expired=False)
+        self.producers[name] = there
+        self.state = "OPEN"
+        return Lease(there.index, there.epoch, there.seq, there.position, there.index - self.first_index)
+
+    def put(self, name: str, epoch: int, seq: int, sent: Sequence[tuple[int, bytes]], cap: int) -> Put:
+        there = self.producers.get(name)
+        if there is None:
+            raise LeaseLost(self.name, name)
+        last = seq + len(sent) - 1
+        mine = there.epoch == epoch
+        refused: Exception | None = None
+        if self.ended or self.sealed:
+            refused = QueueFinished(self.name, self.state)
+        elif not mine or there.state not in LIVE or seq > there.seq + 1:
+            refused = LeaseLost(self.name, name)
+        if refused is not None:
+            if sent and mine and last <= there.seq:
+                return Put(last, -1, [], -1, False)
+            raise refused
+        processed = len(self.done) + len(self.dead)
+        cost = self.busy // processed if processed else -1
+        full, accepted = not sent and self._full, 0
+        for number, (items, payload) in enumerate(sent, seq):
+            if number <= there.seq:
+                continue
+            outstanding = sum(queue.outstanding for queue in self.chain)
+            stored = sum(size(queue.chunks) for queue in self.chain)
+            o = self.options
+            if (o.maxsize and outstanding + items > o.maxsize) or (
+                o.maxbytes and stored and stored + len(payload) > o.maxbytes
+            ):
+                full = True
+                break
+            self._append(Chunk(f"{there.index}-{number}", items, 0, 0, payload))
+            there.seq = number
+            there.position += items
+            accepted += 1
+        if accepted and there.state == "absent":
+            there.state, there.expired = "live", False
+        room = -1
+        if self.options.maxsize:
+            room = self.options.maxsize - sum(queue.outstanding for queue in self.chain)
+        return Put(there.seq, room, self._mint(cap) if accepted else [], cost, full)
+
+    @property
+    def _full(self) -> bool:
+        """Whether it would take nothing at all; what a put of nothing asks for."""
+        outstanding = sum(queue.outstanding for queue in self.chain)
+        stored = sum(size(queue.chunks) for queue in self.chain)
+        o = self.options
+        return bool((o.maxsize and outstanding >= o.maxsize) or (o.maxbytes and stored >= o.maxbytes))
+
+    def _append(self, chunk: Chunk) -> None:
+        assert not self.put_items & set(items_of(chunk))
+        self.put_items |= set(items_of(chunk))
+        self.ready.append(chunk)
+
+    def leave(self, name: str, epoch: int, *, lost: bool) -> bool:
+        there = self.producers.get(name)
+        if there is None or there.epoch != epoch:
+            return False
+        if lost:
+            if there.state == "live":
+                self._lose(name)
+        elif there.state == "lost":
+            return False
+        else:
+            there.state = "left"
+        self._settle()
+        return True
+
+    def _lose(self, name: str) -> bool:
+        """A producer fell silent or failed. Gives whether that is news."""
+        there = self.producers[name]
+        if self.sealed:
+            there.state = "left"
+        elif self.options.on_lost == "wait":
+            news = there.state == "live"
+            there.state = "absent"
+            return news
+        else:
+            there.state = "lost"
+        return True
+
+    def renew(self, tickets: Sequence[str], producers: Sequence[tuple[str, int]]) -> tuple[list[str], list[str]]:
+        if self.ended:
+            return list(tickets), []
+        for ticket in tickets:
+            if ticket in self.tickets:
+                self.tickets[ticket].expired = NOT
+        lost = []
+        for name, epoch in producers:
+            there = self.producers.get(name)
+            if there is None or there.epoch != epoch or there.state == "lost":
+                lost.append(name)
+            elif there.state in LIVE:
+                there.state, there.expired = "live", False
+        return [ticket for ticket in tickets if ticket not in self.tickets], lost
+
+    # Ending
+
+    def seal(self) -> str:
+        if not self.ended:
+            self.state, self.sealed = "SEALED", True
+            self._settle()
+        return self.state
+
+    def cancel(self) -> str:
+        if not self.ended:
+            self.cancelled = {item for chunk in self.chunks for item in items_of(chunk)}
+            self._end("CANCELLED")
+            if self.down is not None:
+                self.down._settle()
+        return self.state
+
+    def _settle(self) -> None:
+        come = len(self.producers) >= self.options.expected
+        if self.state == "OPEN" and not self.live and come:
+            self.state = "SEALED"
+        if self.state == "SEALED" and not self.stages and not self.chunks:
+            lost = any(there.state == "lost" for there in self.producers.values())
+            self._end("INCOMPLETE" if lost and self.options.on_lost != "ignore" else "DRAINED")
+            if self.down is not None:
+                self.down._settle()
+
+    def _end(self, state: str) -> None:
+        self.state = state
+        self.ends += 1
+        self.results.append(("end", state.encode()))
+        self.ready, self.delayed, self.tickets = [], {}, {}
+        stage = self.down.producers.get(f"stage:{self.name}") if self.down else None
+        if stage is not None and stage.state in LIVE:
+            stage.state = "left" if state == "DRAINED" else "lost"
+
+    # Slots and consumers
+
+    def enroll(self, ticket: str, nonce: str) -> str:
+        if self.ended:
+            return self.state
+        there = self.tickets.setdefault(ticket, Ticket())
+        there.nonce = there.nonce or nonce
+        there.expired = NOT
+        return ""
+
+    def next(
+        self, ticket: str, nonce: str, want: int, completions: Sequence[Completion],
+        downstream_cap: int, busy_us: int,
+    ) -> Claim:  # fmt: skip
+        if self.ended:
+            return Claim([], [], [], ended=self.state)
+        there = self.tickets.get(ticket)
+        if there is None or there.nonce not in ("", nonce):
+            return Claim([], [], [], lost=True)
+        if not there.nonce:
+            there.nonce, there.expired = nonce, NOT
+        downstream: list[str] = []
+        if self._complete(there, completions, busy_us) and self.down is not None:
+            downstream = self.down._mint(downstream_cap)
+        if not there.hand and want:
+            self._due()
+            there.hand = self._claim(want)
+        if there.hand:
+            return Claim(list(there.hand), downstream, [])
+        if not want:
+            del self.tickets[ticket]
+            self._settle()
+            tickets = [] if self.ended else self._mint(len(self.tickets) + 1)
+            return Claim([], downstream, tickets)
+        self._settle()
+        return Claim([], downstream, [], ended=self.state if self.ended else "")
+
+    def _claim(self, want: int) -> list[Chunk]:
+        if want > 1:
+            want = min(want, math.ceil(len(self.ready) / len(self.tickets)))
+        claimed: list[Chunk] = []
+        while self.ready and len(claimed) < want:
+            # One that was tried before goes alone.
+            if claimed and self.ready[0].tries:
+                break
+            claimed.append(self.ready.pop(0))
+            if claimed[0].tries:
+                break
+        return claimed
+
+    def _complete(self, ticket: Ticket, completions: Sequence[Completion], busy_us: int) -> bool:
+        """Gives whether there is something new downstream."""
+        new, entry, some = False, [], False
+        for completion in completions:
+            chunk = next((one for one in ticket.hand if one.id == completion.chunk), None)
+            if chunk is None:
+                continue
+            some = True
+            ticket.hand.remove(chunk)
+            again = {(chunk.root, one.index) for one in completion.again}
+            finished = [item for item in items_of(chunk) if item not in again]
+            assert len(finished) == completion.done + completion.dead
+            self._finish(finished[: completion.done], self.done)
+            self._finish(finished[completion.done :], self.dead)
+            self.letters |= {name for name, _ in completion.letters}
+            for one in completion.again:
+                retried = Chunk(f"{chunk.root}/{one.index}:{one.index + 1}", 1, one.index, one.tries, one.payload)
+                self.delayed[retried.id] = (retried, 0)
+            if completion.outcome:
+                entry.append((chunk.id, b"O" + completion.outcome))
+                self.unread += len(finished) if self.options.results == "once" else 0
+            if self.down is not None and not self.down.ended:
+                for output in completion.outputs:
+                    self.down._append(Chunk(output.id, output.items, 0, 0, output.payload))
+                    new = True
+        self.results += entry
+        if some:
+            self.busy += busy_us
+        return new
+
+    def _finish(self, items: Sequence[Item], where: set[Item]) -> None:
+        assert not (self.done | self.dead) & set(items)
+        where |= set(items)
+
+    def _due(self) -> None:
+        due = sorted((place, chunk) for chunk, place in self.delayed.values() if place)
+        for _, chunk in due:
+            self.ready.append(chunk)
+            del self.delayed[chunk.id]
+
+    def release(self, ticket: str, *, crashed: bool, processed: int, cap: int) -> list[str]:
+        if self.ended or ticket not in self.tickets:
+            return []
+        self._give_back(ticket, crashed=crashed, processed=processed)
+        self._settle()
+        return [] if self.ended else self._mint(cap)
+
+    def _give_back(self, ticket: str, *, crashed: bool, processed: int) -> None:
+        hand = self.tickets.pop(ticket).hand
+        back: list[Chunk] = []
+        for at, chunk in enumerate(hand):
+            start, end = chunk.start, chunk.start + chunk.items
+            tries = chunk.tries + crashed
+            if at == 0:
+                start += min(processed, chunk.items)
+                self._finish(items_of(chunk)[: start - chunk.start], self.done)
+            rest = part(chunk, start, end, tries)
+            if start == end:
+                continue
+            if crashed and rest.items == 1 and tries >= CRASH_LIMIT:
+                self._finish(items_of(rest), self.dead)
+                self.letters.add(f"{rest.root}#{rest.start}")
+                if self.options.results != "discard":
+                    self.results.append((rest.id, b"X%d" % tries))
+                    self.unread += self.options.results == "once"
+            elif crashed and rest.items > 1 and tries >= 2:
+                middle = start + rest.items // 2
+                back += [part(rest, start, middle, 1), part(rest, middle, end, 1)]
+            else:
+                back.append(rest)
+        self.ready[:0] = back
+
+    def reap(self, cap: int, *, nothing_under_way: bool) -> tuple[list[str], list[str], bool]:
+        if self.ended:
+            return [], [], True
+        silent = sorted(name for name in self.live if self.producers[name].expired)
+        lost = [name for name in silent if self._lose(name)]
+        for _, name in sorted((-ticket.expired, name) for name, ticket in self.tickets.items() if ticket.expired):
+            if self.tickets[name].nonce:
+                self._give_back(name, crashed=True, processed=0)
+            elif nothing_under_way or self.tickets[name].expired == LONG_AGO:
+                del self.tickets[name]
+        self._due()
+        self._settle()
+        return [] if self.ended else self._mint(cap), lost, self.ended
+
+    def _mint(self, cap: int) -> list[str]:
+        if self.options.consumed:
+            return []
+        cap = self.options.max_workers or cap
+        idle = sum(not ticket.hand for ticket in self.tickets.values())
+        lacking = min(len(self.ready) - idle, cap - len(self.tickets))
+        minted = []
+        for _ in range(lacking):
+            self.last_ticket += 1
+            minted.append(str(self.last_ticket))
+            self.tickets[minted[-1]] = Ticket()
+        return minted
+
+    def ack(self, entries: int, items: int) -> None:
+        """Results up to the one with this number were read."""
+        if entries <= self.acked:
+            return
+        self.acked = entries
+        if self.options.results == "once":
+            self.unread -= min(self.unread, items)
+
+    # All of it, to be compared with what is stored
+
+    def picture(self) -> dict[str, Any]:
+        ended = self.ended
+        return {
+            "state": self.state,
+            "epoch": self.epoch,
+            "counters": {
+                "put": len(self.put_items),
+                "ready": count(self.ready),
+                "leased": count(self.hands),
+                "delayed": count(self.waiting),
+                "done": len(self.done),
+                "dead": len(self.dead),
+                "cancelled": len(self.cancelled),
+                "unread": self.unread,
+                "bytes": size(self.chunks),
+                "holding": sum(bool(ticket.hand) for ticket in self.tickets.values()),
+                "live": len(self.live),
+                "stages": len(self.stages),
+                "come": len(self.producers),
+                "lost": sum(there.state == "lost" for there in self.producers.values()),
+                "busy": self.busy,
+            },
+            "ready": self.ready,
+            "delayed": {chunk.id: chunk for chunk in self.waiting},
+            "tickets": set(self.tickets),
+            "hands": {name: (ticket.nonce, ticket.hand) for name, ticket in self.tickets.items() if ticket.nonce},
+            "chunks": {chunk.id for chunk in self.chunks},
+            "producers": {
+                name: (there.index, there.epoch, there.seq, there.position, there.state)
+                for name, there in self.producers.items()
+            },
+            "leases": set() if ended else {n for n in self.live if not n.startswith("stage:")},
+            "letters": self.letters,
+            "results": self.results[self.acked if self.options.results == "once" else 0 :],
+        }
+
+
+def count(chunks: Sequence[Chunk]) -> int:
+    return sum(chunk.items for chunk in chunks)
+
+
+def size(chunks: Sequence[Chunk]) -> int:
+    return sum(len(chunk.payload) for chunk in chunks)
