@@ -34,18 +34,17 @@ class Sweep:
 
 
 def reap_queue(
-    ledger: Ledger, celery_queue: str, registry: Registry, sender: TicketSender
+    ledger: Ledger, celery_queue: str, registry: Registry, sender: TicketSender, *, idle: bool | None = None
 ) -> tuple[list[str], int, bool]:
     """Reap one queue and send the tickets that it lacks.
 
-    celery_queue: that its tickets travel through, "" if consumers read it.
-    Gives the producers that were lost, the number of tickets sent, and whether the queue has ended.
+    celery_queue: that its tickets travel through, "" if consumers read it. idle: whether no message waits there;
+    None looks. Gives the producers that were lost, the number of tickets sent, and whether the queue has ended.
     Raises ServerUnreachable where the tickets' broker is away; redis-py's errors.
     """
-    if celery_queue:
-        cap, idle = registry.slots(celery_queue), sender.waiting(celery_queue) == 0
-    else:
-        cap, idle = 0, False
+    cap = registry.slots(celery_queue) if celery_queue else 0
+    if idle is None:
+        idle = celery_queue != "" and sender.waiting(celery_queue) == 0
     tickets, lost, ended = ledger.reap(cap, nothing_under_way=idle)
     sender.send(celery_queue, ledger.address, tickets)
     return lost, len(tickets), ended
@@ -65,6 +64,7 @@ def reap_once(
     ConnectionError and TimeoutError do: they concern all.
     """
     sweep = Sweep()
+    idle: dict[str, bool] = {}  # Celery queues: looked at once a sweep, however many queues they serve
     registered: Any = redis.hgetall(keys.QUEUES)
     for raw_address, raw_celery_queue in registered.items():
         queue, celery_queue = raw_address.decode(), raw_celery_queue.decode()
@@ -73,7 +73,9 @@ def reap_once(
         sweep.queues += 1
         try:
             ledger = Ledger.open(redis, *split(queue))
-            lost, sent, ended = reap_queue(ledger, celery_queue, registry, sender)
+            if celery_queue and celery_queue not in idle:
+                idle[celery_queue] = sender.waiting(celery_queue) == 0
+            lost, sent, ended = reap_queue(ledger, celery_queue, registry, sender, idle=idle.get(celery_queue, False))
             sweep.lost += [(queue, producer) for producer in lost]
             sweep.tickets += sent
         except UnknownJob:

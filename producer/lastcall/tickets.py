@@ -17,6 +17,7 @@ from kombu.connection import Connection
 from kombu.entity import Exchange, Queue
 from kombu.exceptions import KombuError, OperationalError
 from kombu.messaging import Producer
+from redis.exceptions import ResponseError
 
 from lastcall.errors import ServerUnreachable, WrongPassword
 from lastcall.settings import redact
@@ -95,10 +96,10 @@ class TicketSender:
     def _unreachable(self, error: Exception) -> ServerUnreachable | WrongPassword:
         cause = error.__cause__ if isinstance(error, OperationalError) else None
         reason = str(error) or type(cause or error).__name__
-        if not isinstance(error, (KombuError, OSError)):
-            reason = f"it answered {reason!r}"
         if type(cause).__name__ in ("AuthenticationError", "AccessRefused"):
             return WrongPassword(redact(self._broker_url), reason)
+        if isinstance(cause or error, ResponseError):
+            reason = f"it answered {reason!r}"
         return ServerUnreachable(redact(self._broker_url), reason)
 
     def _messages(self, address: str, tickets: Sequence[str]) -> list[tuple[Any, dict[str, Any]]]:

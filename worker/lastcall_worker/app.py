@@ -15,7 +15,7 @@ from lastcall.errors import ConfigError
 from lastcall.settings import Settings
 from lastcall.tickets import SLOT_TASK
 from lastcall_worker import slot
-from lastcall_worker.bootsteps import NodeStep, PromptStep, ReaperStep, UntilDrainedStep
+from lastcall_worker.bootsteps import ChildrenStep, NodeStep, PromptStep, ReaperStep, UntilDrainedStep
 
 # What an app has not set itself.
 _DEFAULTS: dict[str, Any] = {
@@ -50,7 +50,7 @@ def attach(app: Celery, settings: Settings) -> Celery:
     app.lastcall_settings = settings
     app.add_defaults(_DEFAULTS)
     slot.register(app, settings)
-    app.steps["worker"].update({ReaperStep, NodeStep, UntilDrainedStep})
+    app.steps["worker"].update({ReaperStep, NodeStep, ChildrenStep, UntilDrainedStep})
     app.steps["consumer"].add(PromptStep)
     app.user_options["worker"].add(
         CeleryOption(
@@ -77,6 +77,8 @@ def _no_tickets(record: logging.LogRecord) -> bool:
 def _make() -> Celery:
     settings = Settings.load()
     app = Celery("lastcall", broker=settings.broker, set_as_current=False)
+    # Beside broker_url, which CELERY_BROKER_URL overrides: tickets come where LASTCALL_URL says.
+    app.conf.broker_read_url = app.conf.broker_write_url = settings.broker
     # Tickets are acknowledged early, so that a lost connection is no reason to end a slot.
     app.conf.worker_cancel_long_running_tasks_on_connection_loss = True
     return attach(app, settings)

@@ -11,14 +11,14 @@ from collections.abc import Sequence
 from typing import Any, Final
 
 from celery import bootsteps, signals
-from celery.worker import state
 
-from lastcall_worker.node import Node
+from lastcall_worker.node import Node, end_worker, pool_name
 from lastcall_worker.reaper import Reaper
-from lastcall_worker.request import wake_loop
 from lastcall_worker.until_drained import Exit, UntilDrained
 
-_PROMPT_S: Final = 0.1
+_CHILDREN_S: Final = 0.2
+_FULL_S: Final = 0.05
+_IDLE_S: Final = 0.5
 _GIVE_BACK_S: Final = 2.0
 
 
@@ -53,6 +53,7 @@ class NodeStep(bootsteps.StartStopStep):
     def start(self, worker: Any) -> None:
         node = worker.lastcall_node = Node(worker, worker.app.lastcall_settings, worker.lastcall_reaper)
         node.start()
+        signals.worker_ready.connect(self._ready)
         signals.worker_shutdown.connect(self._over, sender=worker)
 
     def close(self, worker: Any) -> None:
@@ -68,6 +69,9 @@ class NodeStep(bootsteps.StartStopStep):
         thread.start()
         thread.join(_GIVE_BACK_S)
         worker.lastcall_node.stop()
+
+    def _ready(self, sender: Any, **_: Any) -> None:
+        sender.controller.lastcall_node.look()
 
     def _over(self, sender: Any, **_: Any) -> None:
         sender.lastcall_node.stop()
@@ -85,7 +89,7 @@ class UntilDrainedStep(bootsteps.StartStopStep):
         worker.lastcall_until_drained = None
 
     def start(self, worker: Any) -> None:
-        until = worker.lastcall_until_drained = UntilDrained(worker.app.lastcall_settings, self._queues, _leave)
+        until = worker.lastcall_until_drained = UntilDrained(worker.app.lastcall_settings, self._queues, end_worker)
         until.start()
 
     def stop(self, worker: Any) -> None:
@@ -97,10 +101,32 @@ class UntilDrainedStep(bootsteps.StartStopStep):
     terminate = stop
 
 
-class PromptStep(bootsteps.StartStopStep):
-    """Lets a worker without an event loop (gevent) see within 0.1 s that a slot has become free.
+class ChildrenStep(bootsteps.StartStopStep):
+    """Lets a prefork worker see within 0.2 s that one of its processes has died.
 
-    Celery's own loop waits two seconds at a time, and asks for no ticket while all slots are busy.
+    Celery looks when the process closes its end of a pipe, a moment before the kernel lets anyone know how it ended;
+    when that look comes too early, the next is up to five seconds later.
+    """
+
+    requires = ("celery.worker.components:Pool",)
+
+    def start(self, worker: Any) -> None:
+        pass
+
+    def stop(self, worker: Any) -> None:
+        pass
+
+    terminate = stop
+
+    def register_with_event_loop(self, worker: Any, hub: Any) -> None:
+        if pool_name(worker.pool) == "prefork":
+            hub.call_repeatedly(_CHILDREN_S, worker.pool.maintain_pool)
+
+
+class PromptStep(bootsteps.StartStopStep):
+    """Lets a worker without an event loop (gevent) see soon that a slot has become free, or that it is to leave.
+
+    Celery's own loop there waits two seconds at a time, and asks for no ticket while all slots are busy.
     """
 
     requires = ("celery.worker.consumer.tasks:Tasks",)
@@ -113,18 +139,10 @@ class PromptStep(bootsteps.StartStopStep):
         drain, qos = connection.drain_events, consumer.task_consumer.channel.qos
 
         def drain_events(timeout: float | None = None, **options: Any) -> Any:
-            if timeout is not None and not qos.can_consume():
-                timeout = min(timeout, _PROMPT_S)
-            return drain(timeout=timeout, **options)
+            most = _IDLE_S if qos.can_consume() else _FULL_S
+            return drain(timeout=most if timeout is None else min(most, timeout), **options)
 
         connection.drain_events = drain_events
 
     def stop(self, consumer: Any) -> None:
         pass  # the connection goes, and what was put into it with it
-
-
-def _leave(code: Exit) -> None:
-    """A warm shutdown, as a signal would bring about: the worker's loop looks at this."""
-    if state.should_stop is None:
-        state.should_stop = int(code)
-    wake_loop()

@@ -15,15 +15,18 @@ from collections import defaultdict
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any, Final
 
+from celery import concurrency
+from celery.platforms import EX_FAILURE
 from celery.worker import state
 from redis.exceptions import RedisError
 
 from lastcall.connection import Connection
-from lastcall.errors import LastcallError
+from lastcall.errors import LastcallError, ServerTooOld
 from lastcall.registry import WorkerInfo
 from lastcall.state.ledger import Ledger, split
 from lastcall.tickets import SLOT_TASK
 from lastcall.version import __version__
+from lastcall_worker.request import wake_loop
 
 if TYPE_CHECKING:
     from lastcall.settings import Settings
@@ -47,7 +50,7 @@ class Node:
             node=str(worker.hostname),
             queues=(),
             slots=0,
-            pool=type(worker.pool).__module__.rpartition(".")[2],
+            pool=pool_name(worker.pool),
             host=socket.gethostname(),
             pid=os.getpid(),
             version=__version__,
@@ -63,6 +66,10 @@ class Node:
         """Register as soon as the worker consumes."""
         self._thread.start()
 
+    def look(self) -> None:
+        """The worker has begun to consume."""
+        self._wake.set()
+
     def leave(self) -> None:
         """The worker takes no more tickets; those that it runs are renewed all the same."""
         self._leaving = True
@@ -76,11 +83,14 @@ class Node:
 
     def give_back(self) -> None:
         """The worker's slots are killed: end their tickets, lest others wait for their leases."""
-        connection = Connection.of(self._settings)
-        for address, tickets in running_tickets().items():
-            ledger = Ledger.open(connection.redis, *split(address))
-            for ticket in tickets:
-                ledger.release(ticket)
+        try:
+            redis = Connection.of(self._settings).redis
+            for address, tickets in running_tickets().items():
+                ledger = Ledger.open(redis, *split(address))
+                for ticket in tickets:
+                    ledger.release(ticket)
+        except (LastcallError, RedisError, OSError) as error:
+            _log.warning("what this worker's slots held comes back when their leases have run out: %s", error)
 
     def _run(self) -> None:
         due, away, there = 0.0, False, False
@@ -103,6 +113,10 @@ class Node:
                     self._renew()
                     due = time.monotonic() + self._every_s
                 away = False
+            except ServerTooOld as error:
+                _log.critical("this worker cannot run: %s", error)
+                end_worker(EX_FAILURE)
+                return
             except (LastcallError, RedisError, OSError) as error:
                 # Redis comes back, or it does not: the worker's broker tells, this thread goes on.
                 if not away:
@@ -132,6 +146,19 @@ class Node:
         for address, tickets in running_tickets().items():
             job, name = split(address)
             Ledger(connection.redis, job, [name]).renew(connection.lease_ms, tickets)
+
+
+def pool_name(pool: Any) -> str:
+    """What -P calls it."""
+    path = f"{type(pool).__module__}:{type(pool).__qualname__}"
+    return next((name for name, known in concurrency.ALIASES.items() if known == path), path)
+
+
+def end_worker(code: int) -> None:
+    """A warm shutdown, as a signal would bring about: the worker's loop looks at this."""
+    if state.should_stop is None:
+        state.should_stop = code
+    wake_loop()
 
 
 def running_tickets() -> dict[str, list[str]]:

@@ -11,6 +11,7 @@ import threading
 import time
 import uuid
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from reprlib import Repr
 from typing import TYPE_CHECKING, Any
@@ -27,7 +28,7 @@ from lastcall.errors import (
 )
 from lastcall.letters import write_letter
 from lastcall.outcome import PackedError, pack_error
-from lastcall.payload import CALL, STAR, Outcome, open_items, seal_outcome, seal_values
+from lastcall.payload import CALL, STAR, Outcome, open_each, open_items, seal_outcome, seal_values
 from lastcall.registry import Registry
 from lastcall.state import keys
 from lastcall.state.ledger import Completion, Ledger, Output, split
@@ -51,7 +52,7 @@ class Work:
     """One queue's work, as a slot needs it."""
 
     ledger: Ledger
-    epoch: int
+    made: tuple[bytes, ...]  # when the queue was made, its epoch and function: tells it from one of the same name
     style: str
     celery: str  # Celery queue of its tickets
     name: str  # of the function, for people
@@ -91,23 +92,24 @@ class Station:
         meta = ledger.meta()
         if not meta:
             return None
-        epoch = int(meta["epoch"])
+        made = (meta["created"], meta["epoch"], meta["function"])
         known = self._works.get(address)
-        if known is not None and known.epoch == epoch and known.error is None:
+        if known is not None and known.made == made and known.error is None:
             return known
-        function, error, name = None, None, meta["identity"].decode()
+        function, error, name, style = None, None, meta["identity"].decode(), meta["style"].decode()
         try:
-            wire = self.sealer.open(meta["function"], ledger.job, ledger.name, "function")
-            name = wire[1]
-            function = functions.load(wire, self.node, self.sealer.keyed)
+            if style != CALL:  # each call brings its own
+                wire = self.sealer.open(meta["function"], ledger.job, ledger.name, "function")
+                name = wire[1]
+                function = functions.load(wire, self.node, self.sealer.keyed)
         except LastcallError as why:
             if isinstance(why, BadEnvelope):
                 self.refused()
             error = pack_error(why, self.sealer.keyed)
         work = Work(
-            ledger, epoch, meta["style"].decode(), meta["celery"].decode(), name, function, error, meta["results"].decode(),
-            meta["on_error"].decode(), meta.get("down_index", b"").decode(),
-            meta.get("down_celery", b"").decode(),
+            ledger, made, style, meta["celery"].decode(), name, function, error,
+            meta["results"].decode(), meta["on_error"].decode(),
+            meta.get("down_index", b"").decode(), meta.get("down_celery", b"").decode(),
         )  # fmt: skip
         if len(self._works) > 1000:
             self._works.clear()
@@ -182,28 +184,49 @@ class Slot:
 
     def _complete(self, work: Work, chunk: Chunk) -> Completion:
         """Run a chunk's items and say what it came to."""
-        station, ledger = self.station, work.ledger
         call = _Call(time.time())
         began = time.perf_counter()
-        try:
-            items = open_items(station.sealer, ledger.job, ledger.name, chunk)
-        except (BadEnvelope, NotDeserializable) as error:
-            if isinstance(error, BadEnvelope):
-                station.refused()
-            items = [None] * chunk.items
-            values: list[Any] = list(items)
-            errors = dict.fromkeys(range(len(items)), pack_error(error, station.sealer.keyed))
+        items, errors = self._open(work, chunk)
+        if self.events is not None:
+            call.describe(work, items)
+            if self._last_s >= _LONG_S:
+                call.started(self.events)
+        if errors:
+            values = self._apply_to_rest(work, items, errors)
         else:
-            if self.events is not None:
-                call.describe(work, items)
-                if self._last_s >= _LONG_S:
-                    call.started(self.events)
             values, errors = self._apply(work, items)
         self._last_s = time.perf_counter() - began
         completion = self._pack(work, chunk, items, values, errors, int(self._last_s * 1e6))
         if self.events is not None:
             call.ended(self.events, items, values, errors, self._last_s)
         return completion
+
+    def _open(self, work: Work, chunk: Chunk) -> tuple[list[Any], dict[int, PackedError]]:
+        """A chunk's items; where one cannot be opened, None and why."""
+        station, ledger = self.station, work.ledger
+        where = (station.sealer, ledger.job, ledger.name, chunk)
+        try:
+            try:
+                return open_items(*where), {}
+            except NotDeserializable:
+                items, failed = open_each(*where)
+                return items, {at: pack_error(error, station.sealer.keyed) for at, error in failed.items()}
+        except (BadEnvelope, NotDeserializable) as error:
+            if isinstance(error, BadEnvelope):
+                station.refused()
+            packed = pack_error(error, station.sealer.keyed)
+            return [None] * chunk.items, dict.fromkeys(range(chunk.items), packed)
+
+    def _apply_to_rest(self, work: Work, items: list[Any], errors: dict[int, PackedError]) -> list[Any]:
+        """Run the items that were opened; adds to `errors`."""
+        values: list[Any] = [None] * len(items)
+        rest = [at for at in range(len(items)) if at not in errors]
+        done, failed = self._apply(work, [items[at] for at in rest])
+        for index, at in enumerate(rest):
+            values[at] = done[index]
+            if index in failed:
+                errors[at] = failed[index]
+        return values
 
     def _apply(self, work: Work, items: list[Any]) -> tuple[list[Any], dict[int, PackedError]]:
         values: list[Any] = []
@@ -259,10 +282,12 @@ class Slot:
                     outputs = self._outputs(work, chunk, passed)
                 break
             except NotSerializable:
-                self._find_unserializable(values, errors)
+                self._find_unserializable(chunk, values, errors)
         dead = len(errors) if work.on_error == "dead" else 0
         letters = []
         if dead:
+            with suppress(BadEnvelope, NotDeserializable):  # as they were put: the function may have changed them
+                items = open_items(sealer, ledger.job, ledger.name, chunk)
             for at, error in errors.items():
                 item = f"{chunk.root}#{chunk.start + at}"
                 letters.append((item, self._letter(work, item, items[at], error, chunk.tries + 1)))
@@ -270,7 +295,14 @@ class Slot:
 
     def _letter(self, work: Work, item: str, value: Any, error: PackedError, tries: int) -> bytes:
         station, ledger = self.station, work.ledger
-        return write_letter(station.sealer, ledger.job, ledger.name, item, value, error, tries, station.node)
+
+        def write(kept: Any) -> bytes:
+            return write_letter(station.sealer, ledger.job, ledger.name, item, kept, error, tries, station.node)
+
+        try:
+            return write(value)
+        except NotSerializable:  # it came, but does not go back
+            return write(_repr.repr(value))
 
     def _outputs(self, work: Work, chunk: Chunk, values: list[Any]) -> list[Output]:
         if not values:
@@ -281,7 +313,7 @@ class Slot:
         payload = seal_values(self.station.sealer, ledger.job, ledger.names[1], out, values)
         return [Output(out, len(values), payload)]
 
-    def _find_unserializable(self, values: list[Any], errors: dict[int, PackedError]) -> None:
+    def _find_unserializable(self, chunk: Chunk, values: list[Any], errors: dict[int, PackedError]) -> None:
         found = False
         for at, value in enumerate(values):
             if at in errors:
@@ -290,7 +322,7 @@ class Slot:
                 self.station.sealer.dump(value)
             except NotSerializable as error:
                 found = True
-                said = NotSerializable("the result of item", at, error.type_name, error.reason)
+                said = NotSerializable("the result of item", chunk.start + at, error.type_name, error.reason)
                 errors[at] = pack_error(said, self.station.sealer.keyed)
                 values[at] = None
         if not found:  # each goes, all together do not: a value that changes as it is pickled
@@ -312,7 +344,7 @@ class _Call:
 
     def describe(self, work: Work, items: list[Any]) -> None:
         self.name, self.kwargs = work.name, "{}"
-        if work.style == CALL:
+        if work.style == CALL and items[0] is not None:
             wire, args, kwargs = items[0]
             self.name, self.args, self.kwargs = wire[1], _repr.repr(tuple(args)), _repr.repr(kwargs)
         elif len(items) == 1:
@@ -351,15 +383,19 @@ class _Call:
 _idle: list[Station] = []  # of this process: threads and greenlets come and go, stations stay
 
 
+def _take_idle() -> Station | None:
+    while True:
+        try:
+            station = _idle.pop()
+        except IndexError:  # not asked for first: another thread may take the last one in between
+            return None
+        if station.pid == os.getpid():  # not the parent's, inherited by a fork
+            return station
+
+
 def run(app: Any, settings: Settings, node: str, address: str, ticket: str, *, events: bool) -> None:
     """Run a slot: here, now."""
-    station = None
-    while station is None and _idle:
-        station = _idle.pop()
-        if station.pid != os.getpid():  # the parent's, inherited by a fork
-            station = None
-    if station is None:
-        station = Station(app, settings, node)
+    station = _take_idle() or Station(app, settings, node)
     Slot(station, address, ticket, station.events if events else None).run()
     # Not after an error, which may have left a reply unread on its connection.
     _idle.append(station)
