@@ -42,7 +42,7 @@ def consumer(name: str, queue: StatusableQueue[str]) -> None:
 
 def main() -> int:
     with Client() as client:  # LASTCALL_URL, or a private server on this machine
-        queue: StatusableQueue[str] = client.queue("buns", producers=2, maxsize=20)
+        queue: StatusableQueue[str] = client.queue("buns", producers=2, maxsize=20, reopen=True)
         cooks = [
             Process(target=producer, args=("fioman", "steamed bun", queue)),
             Process(target=producer, args=("jingjing", "mantou", queue)),
@@ -57,8 +57,9 @@ def main() -> int:
             process.join()  # the eaters are done: then the cooks are, and everything is eaten
         for process in cooks:
             process.join()  # they have left the queue, and end in a moment
-        say("everything is eaten")
-    return int(any(process.exitcode != 0 for process in cooks + eaters))
+    failed = any(process.exitcode != 0 for process in cooks + eaters)
+    say("something went wrong" if failed else "everything is eaten")
+    return int(failed)
 
 
 if __name__ == "__main__":

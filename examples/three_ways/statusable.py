@@ -34,7 +34,7 @@ def consumer(queue: StatusableQueue[str]) -> None:
 
 def main() -> None:
     with Client() as client:
-        queue: StatusableQueue[str] = client.queue("three-ways", producers=2, maxsize=20)
+        queue: StatusableQueue[str] = client.queue("three-ways", producers=2, maxsize=20, reopen=True)
         producers = [Process(target=producer, args=(name, queue)) for name in ("bun", "mantou")]
         consumers = [Process(target=consumer, args=(queue,)) for _ in range(2)]
         for process in producers + consumers:

@@ -6,7 +6,7 @@ kwargs). Calls that are made while a put is under way travel together; one threa
 
 from __future__ import annotations
 
-import logging
+import contextlib
 import threading
 import uuid
 from collections.abc import Callable
@@ -16,22 +16,23 @@ from typing import TYPE_CHECKING, Any
 from redis.exceptions import RedisError
 
 from lastcall import functions
-from lastcall.errors import ItemTooLarge, LastcallError, NotSerializable, QueueCancelled
+from lastcall.errors import ItemTooLarge, LastcallError, LeaseLost, NotSerializable, QueueCancelled
 from lastcall.outcome import unpack_error
 from lastcall.payload import CALL
 from lastcall.queue import make
-from lastcall.results import Reader
-from lastcall.waiting import raise_for
+from lastcall.results import Entry, Reader
+from lastcall.task import task
+from lastcall.waiting import AWAY, unreachable
 
 if TYPE_CHECKING:
     from lastcall.connection import Connection
     from lastcall.functions import FunctionSpec
 
-_log = logging.getLogger(__name__)
 _BLOCK_S = 1.0
 _ACK_ITEMS = 1_000
 
 
+@task(name="lastcall.call")  # so that a client without a key may name it; what is called must be a task, too
 def run_call(item: tuple[Any, ...]) -> Any:
     """Stands as the function of a queue of calls; slots take such items apart themselves."""
     raise TypeError(f"a call must be run by a slot, got {item!r}")
@@ -43,23 +44,24 @@ class Calls:
     def __init__(self, connection: Connection, celery_queue: str) -> None:
         self.job = f"calls-{uuid.uuid4().hex}"
         self._connection = connection
-        self._queue = make(
-            connection, self.job, "calls", function=run_call, style=CALL, workers=celery_queue,
-            results="once", on_error="return",
-        )  # fmt: skip
+        try:
+            self._queue = make(
+                connection, self.job, "calls", function=run_call, style=CALL, workers=celery_queue,
+                results="once", on_error="return",
+            )  # fmt: skip
+        except AWAY as error:
+            raise unreachable(connection, error) from error
         self._producer = self._queue.producer("client", chunk_items=1)
         self._futures: dict[int, Future[Any]] = {}
         self._some = threading.Event()
         self._closed = False
         self._specs: dict[Callable[..., Any], FunctionSpec] = {}
-        self._error: BaseException | None = None
-        self._reader = threading.Thread(target=self._read, name="lastcall-calls", daemon=True)
+        self.broken = False  # it takes no more calls: its lease was lost, or its results cannot be read
+        self._reader = threading.Thread(target=self._run, name="lastcall-calls", daemon=True)
         self._reader.start()
 
     def submit(self, function: Callable[..., Any], args: Any, kwargs: dict[str, Any]) -> Future[Any]:
-        """Send a call. Raises NotSerializable, ItemTooLarge, and what stopped the reader."""
-        if self._error is not None:
-            raise self._error
+        """Send a call. Raises NotSerializable, ItemTooLarge, and what broke it."""
         try:
             spec = self._specs.get(function)
         except TypeError:  # not hashable
@@ -80,9 +82,15 @@ class Calls:
         future.set_running_or_notify_cancel()
 
         def register(number: int) -> None:
+            if self.broken:
+                raise self._not_run()
             self._futures[number] = future
 
-        self._producer.put_dumped(dumped, registered=register)
+        try:
+            self._producer.put_dumped(dumped, registered=register)
+        except LastcallError:
+            self.broken = True
+            raise
         self._some.set()
         return future
 
@@ -90,15 +98,22 @@ class Calls:
         """Take no more calls; wait for those that are out, or cancel them."""
         if self._closed:
             return
-        if wait and self._error is None:
-            self._producer.close()
-        else:
+        try:
+            if wait:
+                with contextlib.suppress(LastcallError):  # what was lost is told by the futures
+                    self._producer.close()
+            else:
+                self._drop()
+        finally:
+            self._closed = True
+            self._some.set()
+            if threading.current_thread() is not self._reader:
+                self._reader.join()
+
+    def _drop(self) -> None:
+        with contextlib.suppress(RedisError, LastcallError):  # it ends by itself when its lease has run out
             self._queue.cancel()
-            self._producer.abandon()
-        self._closed = True
-        self._some.set()
-        if threading.current_thread() is not self._reader:
-            self._reader.join()
+        self._producer.abandon()
 
     def _which(self, error: NotSerializable, args: Any, kwargs: dict[str, Any]) -> NotSerializable:
         """The same error, naming the argument."""
@@ -109,45 +124,60 @@ class Calls:
                 return NotSerializable(f"argument {name!r}", None, cause.type_name, cause.reason)
         return error
 
-    def _read(self) -> None:
-        ledger = self._queue._ledger
-        reader = Reader(self._connection, ledger, self._queue.workers)
-        unacked = 0
-        try:
-            with self._connection.heart.watching(ledger, self._queue.workers):
-                while not reader.ended:
-                    if not self._futures and not self._closed:
-                        self._some.wait()
-                        self._some.clear()
-                    entries = self._patiently(reader)
-                    for entry in entries:
-                        future = self._futures.pop(entry.number)
-                        unacked += 1
-                        if entry.outcome.errors:
-                            keyed = self._connection.sealer.keyed
-                            future.set_exception(unpack_error(entry.outcome.errors[0], keyed))
-                        else:
-                            future.set_result(entry.outcome.values[0])
-                    if unacked and (not self._futures or unacked >= _ACK_ITEMS):
-                        reader.ack()
-                        unacked = 0
-            status = self._queue.status()
-            if self._futures:
-                raise_for(status)
-                raise QueueCancelled(ledger.shown)
-        except BaseException as error:  # whatever it is, nobody may wait for these futures for ever
-            self._error = error
-            for number in list(self._futures):
-                future = self._futures.pop(number)
-                if not future.done():
-                    future.set_exception(error)
+    # What follows runs in the reader's thread.
 
-    def _patiently(self, reader: Reader) -> list[Any]:
+    def _run(self) -> None:
         try:
-            return reader.read(_BLOCK_S)
-        except LastcallError:
-            raise
-        except RedisError as error:
-            _log.warning("results cannot be read now, trying again: %s", error)
-            self._connection.redis.ping()
-            return []
+            error = self._read()
+        except BaseException as raised:  # whatever it is, nobody may wait for these futures for ever
+            self._over(raised)
+            self._drop()
+        else:
+            self._over(error)
+
+    def _read(self) -> LastcallError:
+        """Until the queue has ended; why calls that have no answer then will have none."""
+        ledger = self._queue._ledger
+        reader = Reader(self._connection, ledger, once=True)
+        unacked = 0
+        with self._connection.heart.watching(ledger):
+            while not reader.ended:
+                if not self._futures and not self._closed:
+                    self._some.wait()
+                    self._some.clear()
+                for entry in reader.read(_BLOCK_S):
+                    unacked += 1
+                    future = self._futures.pop(entry.number, None)
+                    if future is not None:
+                        self._settle(future, entry)
+                if unacked and (not self._futures or unacked >= _ACK_ITEMS):
+                    reader.ack(unacked)
+                    unacked = 0
+        return QueueCancelled(ledger.shown) if reader.ended == "CANCELLED" else self._not_run()
+
+    def _over(self, error: BaseException) -> None:
+        """Nobody reads any more: no call may come in after this."""
+        with self._producer._lock:  # under which calls come in
+            self.broken = True
+            futures = list(self._futures.values())
+            self._futures.clear()
+        for future in futures:
+            _settle(future, error)
+
+    def _not_run(self) -> LeaseLost:
+        error = LeaseLost(self._queue._ledger.shown, self._producer.name)
+        error.add_note("This call was not run: submit it again.")
+        return error
+
+    def _settle(self, future: Future[Any], entry: Entry) -> None:
+        if entry.error is not None:
+            _settle(future, entry.error)
+        elif entry.outcome.errors:
+            _settle(future, unpack_error(entry.outcome.errors[0], self._connection.sealer.keyed))
+        else:
+            future.set_result(entry.outcome.values[0])
+
+
+def _settle(future: Future[Any], error: BaseException) -> None:
+    if not future.done():
+        future.set_exception(error)

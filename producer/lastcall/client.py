@@ -2,33 +2,30 @@
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Callable, Iterable
 from concurrent.futures import Future
+from contextlib import ExitStack
+from dataclasses import replace
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from lastcall.calls import Calls
-from lastcall.connection import Connection
-from lastcall.errors import ConfigError, LastcallError
+from lastcall.connection import Connection, host, unhost
+from lastcall.errors import ClientClosed, ConfigError, LeaseLost, QueueFinished, UnknownJob
 from lastcall.job import Job
 from lastcall.map import MapResults
 from lastcall.queue import StatusableQueue, make
 from lastcall.settings import Settings
 from lastcall.state import keys
 from lastcall.state.ledger import Ledger, Status, split
+from lastcall.waiting import reaching
 
 if TYPE_CHECKING:
     from lastcall.local import LocalCluster
     from lastcall.registry import WorkerInfo
 
 T = TypeVar("T")
-
-
-class ClientClosed(LastcallError, ValueError):
-    """A client was used after it was closed."""
-
-    def __init__(self) -> None:
-        super().__init__("this client is closed: use it inside its `with` block, or make another")
 
 
 class Client:
@@ -47,30 +44,28 @@ class Client:
         settings = Settings.load(url, key, **options)
         self._cluster: LocalCluster | None = None
         self._calls: dict[str, Calls] = {}
+        self._retired: list[Calls] = []  # that take no more calls, but may have some out
+        self._lock = threading.Lock()
         self._closed = False
         if settings.url is None:
             from lastcall.local import LocalCluster  # needs the extra `local`, a client does not
 
             self._cluster = LocalCluster(slots, environment=_environment(settings))
-            settings = Settings.load(self._cluster.url, self._cluster.key, **options)
+            host(self._cluster)
+            settings = replace(settings, url=self._cluster.url, key=self._cluster.key, broker_url=None)
         elif slots is not None:
-            raise ConfigError("slots", "given only without a server's URL", repr(slots))
+            raise ConfigError("slots", "given only without a server's URL", repr(slots), "leave it out")
         try:
             self._connection = Connection.of(settings)
+            self._connection.ensure_workers("cpu")
         except BaseException:
-            if self._cluster is not None:
-                self._cluster.close()
+            self._close_cluster()
             raise
-        self._connection.cluster = self._cluster
-        if self._cluster is not None:
-            self._cluster.ensure_workers("cpu")
 
     def __enter__(self) -> Client:
         return self
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, tb: TracebackType | None
-    ) -> None:
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, tb: TracebackType | None) -> None:
         self.close(wait=kind is None)
 
     def __repr__(self) -> str:
@@ -102,16 +97,29 @@ class Client:
         """Call function(*args, **kwargs) on a worker of the Celery queue "cpu"."""
         return self.submit_to("cpu", function, *args, **kwargs)
 
-    def submit_to(
-        self, workers: str, function: Callable[..., T], /, *args: Any, **kwargs: Any
-    ) -> Future[T]:
+    def submit_to(self, workers: str, function: Callable[..., T], /, *args: Any, **kwargs: Any) -> Future[T]:
         """Call function(*args, **kwargs) on a worker of the Celery queue `workers`."""
-        connection = self._open()
+        self._open()
         calls = self._calls.get(workers)
-        if calls is None:
-            calls = self._calls[workers] = Calls(connection, workers)
-        return calls.submit(function, args, kwargs)
+        if calls is None or calls.broken:
+            calls = self._calls_to(workers)
+        try:
+            return calls.submit(function, args, kwargs)
+        except (LeaseLost, QueueFinished):
+            # This process was silent for longer than a lease (suspended, say): the next queue of calls takes it.
+            return self._calls_to(workers).submit(function, args, kwargs)
 
+    def _calls_to(self, workers: str) -> Calls:
+        with self._lock:
+            connection = self._open()
+            calls = self._calls.get(workers)
+            if calls is None or calls.broken:
+                if calls is not None:
+                    self._retired.append(calls)
+                calls = self._calls[workers] = Calls(connection, workers)
+            return calls
+
+    @reaching
     def queue(
         self, name: str, function: Callable[..., Any] | None = None, *, job: str | None = None,
         into: StatusableQueue[Any] | None = None, maxsize: int | None = None, maxbytes: int | None = None,
@@ -123,7 +131,8 @@ class Client:
 
         function: what workers run its items through; None: consumers read them.
         job: what it belongs to (None: a job of its own name, or that of `into`). into: the queue its outputs go to.
-        maxsize, maxbytes: items and bytes outstanding before producers block (0: no bound).
+        maxsize, maxbytes: items and bytes outstanding, here and downstream, before producers of this queue block (0: no
+        bound). Outputs of a stage never block: bound the first queue.
         workers: the Celery queue of those who work on it ("cpu"). max_workers: slots at the same time.
         producers: how many there will be, where that is known; otherwise the last one to leave seals the queue.
         on_lost: "fail" (end INCOMPLETE), "wait" (until it comes back) or "ignore" a producer that fell silent.
@@ -144,6 +153,7 @@ class Client:
         """A job by its id. Its methods raise UnknownJob if there is none."""
         return Job(self._open(), job)
 
+    @reaching
     def status(self) -> list[Status]:
         """One moment of every queue that has not ended."""
         connection = self._open()
@@ -152,28 +162,36 @@ class Client:
         for address in addresses:
             job, name = split(address.decode())
             try:
-                statuses.append(Ledger(connection.redis, job, [name]).status())
-            except LastcallError:  # it expired meanwhile
+                status = Ledger(connection.redis, job, [name]).status()
+            except UnknownJob:  # it expired meanwhile
                 continue
+            if not status.ended:
+                statuses.append(status)
         return sorted(statuses, key=lambda status: (status.created_ms, status.job, status.name))
 
+    @reaching
     def workers(self) -> list[WorkerInfo]:
         """The worker nodes that live, with the Celery queues and slots of each."""
         return self._open().registry.live()
 
     def close(self, *, wait: bool = True) -> None:
         """Wait for calls that are out (or, wait=False, cancel them), and let go of everything."""
-        if self._closed:
-            return
-        self._closed = True
-        try:
-            for calls in self._calls.values():
-                calls.close(wait=wait)
-        finally:
+        with self._lock:
+            if self._closed:
+                return
+            self._closed = True
+        with ExitStack() as stack:  # each is closed whatever the others raise
             # A server outlives its clients: other handles of this process may use the connection.
             if self._cluster is not None:
-                self._connection.close()
-                self._cluster.close()
+                stack.callback(self._close_cluster)
+                stack.callback(self._connection.close)
+            for calls in (*self._retired, *self._calls.values()):
+                stack.callback(calls.close, wait=wait)
+
+    def _close_cluster(self) -> None:
+        if self._cluster is not None:
+            unhost(self._cluster)
+            self._cluster.close()
 
     def _open(self) -> Connection:
         if self._closed:

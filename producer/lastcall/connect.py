@@ -26,9 +26,7 @@ def connect(settings: Settings, **redis_options: Any) -> redis.Redis:
     where nothing answers.
     """
     if settings.url is None:
-        raise ConfigError(
-            "url (LASTCALL_URL)", "set to reach a server", "none", "such as redis://host:6379/0"
-        )
+        raise ConfigError("url (LASTCALL_URL)", "set to reach a server", "none", "such as redis://host:6379/0")
     options: dict[str, Any] = {
         "decode_responses": False,
         # RESP3 answers some commands in other types; one protocol, one shape of answers.
@@ -37,9 +35,7 @@ def connect(settings: Settings, **redis_options: Any) -> redis.Redis:
         "socket_timeout": 30.0,
         # Everything that lastcall sends may be sent again (its scripts know what they have done);
         # but not after a timeout, which would make 30 s two minutes.
-        "retry": Retry(
-            ExponentialWithJitterBackoff(base=0.1, cap=1.0), 3, (redis.ConnectionError,)
-        ),
+        "retry": Retry(ExponentialWithJitterBackoff(base=0.1, cap=1.0), 3, (redis.ConnectionError,)),
     }
     if not settings.url.startswith("unix:"):
         options["socket_keepalive"] = True
@@ -52,9 +48,7 @@ def connect(settings: Settings, **redis_options: Any) -> redis.Redis:
     except (TypeError, ValueError) as error:  # redis-py's, for parameters that it does not know
         if isinstance(error, ConfigError):
             raise
-        raise ConfigError(
-            "url (LASTCALL_URL)", "one that redis-py takes", settings.redacted_url, str(error)
-        ) from error
+        raise ConfigError("url (LASTCALL_URL)", "one that redis-py takes", settings.redacted_url, str(error)) from error
     client: redis.Redis = redis.Redis.from_url(settings.url, **options)
     return client
 
@@ -70,9 +64,7 @@ def _check(client: redis.Redis, url: str) -> None:
         raise WrongPassword(url, f"this user may not do what lastcall needs: {error}") from error
     except ResponseError as error:
         if "DB index is out of range" in str(error):
-            raise ConfigError(
-                "url (LASTCALL_URL)", "of a database that the server has", url, str(error)
-            ) from error
+            raise ConfigError("url (LASTCALL_URL)", "of a database that the server has", url, str(error)) from error
         raise ServerUnreachable(url, f"it answered {str(error)!r}") from error
     except redis.TimeoutError as error:
         raise ServerUnreachable(url, f"no answer in time, {error}") from error

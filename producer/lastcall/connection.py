@@ -5,15 +5,25 @@ A handle that is pickled, or inherited by a fork, finds its process's own connec
 
 from __future__ import annotations
 
+import contextlib
+import logging
 import os
+import socket
 import threading
-from typing import TYPE_CHECKING
+import time
+from typing import TYPE_CHECKING, Final
+
+from redis.exceptions import RedisError
 
 from lastcall.connect import connect
 from lastcall.envelope import Sealer
+from lastcall.errors import ServerUnreachable
 from lastcall.heart import Heart
 from lastcall.registry import Registry
+from lastcall.state import keys
+from lastcall.state.ledger import Ledger
 from lastcall.tickets import TicketSender
+from lastcall.waiting import AWAY
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -21,20 +31,32 @@ if TYPE_CHECKING:
     from lastcall.local import LocalCluster
     from lastcall.settings import Settings
 
+_log = logging.getLogger(__name__)
+_ANSWER_S = 5.0
+_NONE_S = 0.05  # how long it is believed that no worker is there
+
 
 class Connection:
-    """One server, as one process reaches it."""
+    """One server, as one process reaches it.
+
+    redis: for all that is sent. asking: for waits, which do not wait long for a server that does not answer.
+    """
 
     def __init__(self, settings: Settings) -> None:
         self.settings = settings
+        self.pid: Final = os.getpid()
+        self.closed = False
         self.redis = connect(settings)
+        self.asking = connect(settings, socket_timeout=_ANSWER_S)
         self.sealer = Sealer(settings.key)
-        self.registry = Registry(self.redis)
+        self.registry = Registry(self.asking)
         broker = settings.broker
         assert broker is not None  # connect() has refused settings without a server
         self.tickets = TicketSender(broker)
         self.heart = Heart(self)
-        self.cluster: LocalCluster | None = None
+        self._has_sent = False
+        self._slots: dict[str, int] = {}  # as last known
+        self._none_seen = float("-inf")
 
     @classmethod
     def of(cls, settings: Settings) -> Connection:
@@ -46,33 +68,79 @@ class Connection:
             return connection
 
     @property
+    def cluster(self) -> LocalCluster | None:
+        """The private cluster that the server is of, in the process that it belongs to."""
+        return _clusters.get((os.getpid(), self.settings.url or ""))
+
+    @property
     def lease_ms(self) -> int:
         return int(self.settings.lease_s * 1000)
 
+    def asked(self, ledger: Ledger) -> Ledger:
+        """The same ledger, for waits."""
+        return Ledger(self.asking, ledger.job, ledger.names)
+
     def ensure_workers(self, celery_queue: str) -> None:
         """Where the server is a private one: have a worker serve this Celery queue."""
-        if self.cluster is not None:
-            self.cluster.ensure_workers(celery_queue)
+        cluster = self.cluster
+        if cluster is not None:
+            cluster.ensure_workers(celery_queue)
 
     def slots(self, celery_queue: str) -> int:
-        """Live slots that serve this Celery queue: the cap on a queue's tickets."""
-        return self.registry.slots(celery_queue)
+        """Live slots that serve this Celery queue: the cap on a queue's tickets. While the server is away: as last."""
+        try:
+            slots = self.registry.slots(celery_queue)
+            now = time.monotonic()
+            if slots == 0 and now - self._none_seen >= _NONE_S:
+                # A worker that came a moment ago found nothing to do, and what is put now brings it no ticket.
+                self._none_seen = now
+                slots = self.registry.slots(celery_queue, refresh=True)
+        except AWAY:
+            return self._slots.get(celery_queue, 0)
+        self._slots[celery_queue] = slots
+        return slots
 
     def send(self, celery_queue: str, address: str, tickets: Sequence[str]) -> None:
-        """Send tickets through Celery."""
-        if tickets:
+        """Send tickets through Celery. Raises ServerUnreachable if Celery's broker was never reached, WrongPassword."""
+        if not tickets:
+            return
+        try:
             self.tickets.send(celery_queue, address, tickets)
+            self._has_sent = True
+        except ServerUnreachable as error:
+            if not self._has_sent:
+                raise
+            # What was put is safe, and tickets that are lost are replaced: by a worker, or by who waits here.
+            _log.warning("tickets for queue %s are not sent now: %s", address, error)
+
+    def refused(self) -> None:
+        """Count an envelope that was not genuine, for `lastcall status`."""
+        with contextlib.suppress(RedisError):  # the error that is raised for it matters more
+            self.redis.hincrby(keys.REFUSED, f"client@{socket.gethostname()}", 1)
 
     def close(self) -> None:
         """Let go of the server: leases are no longer renewed, handles stop working."""
+        self.closed = True
         with _lock:
             _connections.pop((os.getpid(), self.settings), None)
         self.heart.stop()
         self.tickets.close()
+        self.asking.close()
         self.redis.close()
 
 
+def host(cluster: LocalCluster) -> None:
+    """This process has a private cluster, for all clients of that server in it."""
+    _clusters[os.getpid(), cluster.url] = cluster
+
+
+def unhost(cluster: LocalCluster) -> None:
+    """It is closed."""
+    _clusters.pop((os.getpid(), cluster.url), None)
+
+
 _connections: dict[tuple[int, Settings], Connection] = {}
+_clusters: dict[tuple[int, str], LocalCluster] = {}
 _lock = threading.Lock()
 
 

@@ -6,15 +6,17 @@ back to the queue when the consumer dies before that.
 
 from __future__ import annotations
 
+import os
+import time
 import uuid
 from collections.abc import Iterator
 from types import TracebackType
 from typing import TYPE_CHECKING, Generic, TypeVar
 
-from lastcall.errors import Empty, LeaseLost
+from lastcall.errors import BadEnvelope, ConfigError, Empty, LeaseLost
 from lastcall.payload import open_items
 from lastcall.state.ledger import Completion
-from lastcall.waiting import Deadline, raise_for
+from lastcall.waiting import AWAY, Deadline, Outage, describe, raise_for, unreachable
 
 if TYPE_CHECKING:
     from lastcall.connection import Connection
@@ -30,27 +32,29 @@ class Consumer(Generic[T]):
 
     As a context manager it gives back what it has not done when the block is left: the item in hand too, if by an
     exception. Ends quietly when the queue is drained; raises ProducerLost if it ended incomplete, QueueCancelled.
+    Of one thread; others, and forks, have their own.
     """
 
     def __init__(self, connection: Connection, ledger: Ledger) -> None:
         self._connection = connection
-        self._ledger = ledger
+        self._ledger = connection.asked(ledger)
+        self._pid = os.getpid()
         self._ticket = f"consumer-{uuid.uuid4().hex}"
         self._nonce = uuid.uuid4().hex
         self._chunk: Chunk | None = None
         self._items: list[T] = []
         self._at = 0  # items of the chunk that were handed out
+        self._claimed = 0.0  # when
         self._enrolled = False
         self._closed = False
         self._lost = False
         self._waited = False
+        self._outage = Outage(connection)
 
     def __enter__(self) -> Consumer[T]:
         return self
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, tb: TracebackType | None
-    ) -> None:
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, tb: TracebackType | None) -> None:
         if kind is not None and self._at:
             self._at -= 1
         self.close()
@@ -66,71 +70,94 @@ class Consumer(Generic[T]):
         """The next item. timeout: seconds; None waits for as long as the queue may get more.
 
         Raises Empty at the timeout, StopIteration when the queue is drained, ProducerLost, QueueCancelled, LeaseLost
-        if this consumer fell silent for so long that its items were given to others.
+        if this consumer fell silent for so long that its items were given to others, BadEnvelope if the next item was
+        signed with another key (it stays in the queue), NotDeserializable (likewise), ServerUnreachable.
         """
-        if self._at < len(self._items):
-            self._check()
+        if self._at < len(self._items) and not self._lost and not self._closed:
             self._at += 1
             return self._items[self._at - 1]
+        if os.getpid() != self._pid:
+            raise ConfigError("a consumer", "used in the process that made it", "a fork of it", "make one there")
         deadline = Deadline(timeout)
         while True:
-            self._claim()
-            if self._items:
-                self._at = 1
-                return self._items[0]
-            if deadline.passed:
-                raise Empty(self._ledger.shown, deadline.waited_s)
-            wait_s = deadline.left(_BELL_S)
-            self._waited = not self._connection.redis.blpop(
-                [self._ledger.bell_key], timeout=max(wait_s, 0.001)
-            )
+            try:
+                self._claim()
+                self._outage.over()
+                if self._items:
+                    self._at = 1
+                    return self._items[0]
+                if not deadline.passed:
+                    wait_s = max(deadline.left(_BELL_S), 0.001)
+                    self._waited = not self._connection.asking.blpop([self._ledger.bell_key], timeout=wait_s)
+                    continue
+                what = describe(self._connection, self._ledger.status())
+            except AWAY as error:
+                self._outage.bear(error, deadline.left(_BELL_S))
+                if not deadline.passed:
+                    continue
+                what = f"queue {self._ledger.shown}: {self._outage}"
+            raise Empty(self._ledger.shown, deadline.waited_s, what)
 
     def close(self) -> None:
         """Give back what was not handed out, and let go of the ticket. May be called again."""
-        if self._closed:
+        if self._closed or os.getpid() != self._pid:
             return
         self._closed = True
         if self._enrolled:
-            self._connection.heart.drop_ticket(self._ledger, self._ticket)
-            self._ledger.release(self._ticket, processed=self._at if self._chunk else 0)
+            heart = self._connection.heart
+            heart.drop_ticket(self._ledger, self._ticket)
+            heart.unwatch(self._ledger)
+            try:
+                self._ledger.release(self._ticket, processed=self._at if self._chunk else 0)
+            except AWAY as error:
+                # What it held comes back when its lease has run out, the items that it has handed out as well.
+                raise unreachable(self._connection, error) from error
 
     def _claim(self) -> None:
-        self._check()
-        ended = ""
-        if not self._enrolled:
-            ended = self._ledger.enroll(self._ticket, self._nonce, self._connection.lease_ms)
-            if not ended:
-                self._enrolled = True
-                self._connection.heart.hold_ticket(self._ledger, self._ticket, self._on_lost)
+        """Complete the chunk in hand and take the next, if one is ready."""
+        if self._closed:
+            raise StopIteration
+        connection, ledger = self._connection, self._ledger
+        ended = "" if self._enrolled else self._enroll()
         if not ended:
-            done = [Completion(self._chunk.id, self._chunk.items)] if self._chunk else []
-            claim = self._ledger.next(
-                self._ticket, self._nonce, self._connection.lease_ms, 1,
-                completions=done, waited=self._waited,
+            done, busy_us = [], 0
+            # What it held when its lease was lost is not its own to complete. What the queue says counts: it may
+            # have ended.
+            if self._chunk and not self._lost:
+                done = [Completion(self._chunk.id, self._chunk.items)]
+                busy_us = int((time.monotonic() - self._claimed) * 1e6)
+            claim = ledger.next(
+                self._ticket, self._nonce, connection.lease_ms, 1,
+                completions=done, waited=self._waited, busy_us=busy_us,
             )  # fmt: skip
             self._chunk, self._items, self._at, self._waited = None, [], 0, False
             if claim.lost:
-                self._on_lost()
-                self._check()
+                self.close()
+                raise LeaseLost(ledger.shown, self._ticket)
             ended = claim.ended
             if claim.chunks:
                 (chunk,) = claim.chunks
-                self._items = open_items(
-                    self._connection.sealer, self._ledger.job, self._ledger.name, chunk
-                )
-                self._chunk = chunk
+                try:
+                    self._items = open_items(connection.sealer, ledger.job, ledger.name, chunk)
+                except BadEnvelope:
+                    connection.refused()
+                    raise
+                self._chunk, self._claimed = chunk, time.monotonic()
         if ended:
             self.close()
             if ended != "DRAINED":
-                raise_for(self._ledger.status())
+                raise_for(ledger.status())
             raise StopIteration
+
+    def _enroll(self) -> str:
+        connection, ledger = self._connection, self._ledger
+        ended = ledger.enroll(self._ticket, self._nonce, connection.lease_ms)
+        if not ended:
+            self._enrolled = True
+            connection.heart.hold_ticket(ledger, self._ticket, self._on_lost)
+            # So that a producer that falls silent is noticed where no worker is.
+            connection.heart.watch(ledger)
+        return ended
 
     def _on_lost(self) -> None:
         self._lost = True
-
-    def _check(self) -> None:
-        if self._lost:
-            self.close()
-            raise LeaseLost(self._ledger.shown, self._ticket)
-        if self._closed:
-            raise StopIteration

@@ -81,8 +81,7 @@ class Sealer:
         view = memoryview(data)
         if len(view) < OVERHEAD_BYTES:
             raise BadEnvelope(
-                f"expected at least {OVERHEAD_BYTES} bytes, got {len(view)}: it was cut short, "
-                "or is no envelope",
+                f"expected at least {OVERHEAD_BYTES} bytes, got {len(view)}: it was cut short, or is no envelope",
                 context,
             )
         if view[0] != self._kind:
@@ -153,6 +152,27 @@ def dump_pickle(value: object) -> bytes:
     return payload
 
 
+class _ByValue:
+    """Code travels as byte code, which another version of Python runs into the ground: so it says its version."""
+
+    def __init__(self, payload: bytes) -> None:
+        self._payload = payload
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return load_by_value, (sys.version_info[:2], self._payload)
+
+
+def load_by_value(version: tuple[int, int], payload: bytes) -> Any:
+    """Give back what cloudpickle took; inside an envelope that was verified. Raises RuntimeError."""
+    if tuple(version) != sys.version_info[:2]:
+        here, there = (".".join(map(str, v)) for v in (sys.version_info[:2], version))
+        raise RuntimeError(
+            f"it was sent by value from Python {there}, and this is Python {here}: run the same Python on both "
+            "sides, or put functions and classes into a module that both sides can import"
+        )
+    return pickle.loads(payload)
+
+
 def _dump_by_value(value: object, first: Exception | None) -> bytes:
     import cloudpickle  # here, since most programs never need it
 
@@ -160,7 +180,7 @@ def _dump_by_value(value: object, first: Exception | None) -> bytes:
     if child_main is not None:
         cloudpickle.register_pickle_by_value(child_main)  # as it does with __main__
     try:
-        payload: bytes = cloudpickle.dumps(value, 5)
+        payload: bytes = pickle.dumps(_ByValue(cloudpickle.dumps(value, 5)), 5)
     except MemoryError:
         raise
     except Exception as error:  # a value's own __reduce__ may raise anything
@@ -193,9 +213,7 @@ def not_deserializable(error: Exception) -> NotDeserializable:
 
 def _why_other_kind(kind: int, keyed: bool) -> str:
     if kind == _PLAIN and keyed:
-        return (
-            "expected one that is signed, got one without a key: set LASTCALL_KEY at the sender too"
-        )
+        return "expected one that is signed, got one without a key: set LASTCALL_KEY at the sender too"
     if kind == _KEYED and not keyed:
         return "it is signed, but this side has no key: set LASTCALL_KEY to the sender's"
     return (

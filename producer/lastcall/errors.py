@@ -15,9 +15,7 @@ _ENDED = {
 }
 
 
-def rebuild(
-    kind: type[BaseException], args: tuple[Any, ...], state: dict[str, Any]
-) -> BaseException:
+def rebuild(kind: type[BaseException], args: tuple[Any, ...], state: dict[str, Any]) -> BaseException:
     """Make an exception from its class, args and __dict__, without calling its __init__.
 
     BaseException's own pickling calls `kind(*args)`, which fails, or says things twice, where
@@ -81,6 +79,13 @@ class WrongPassword(LastcallError):
             + ": put the right one into LASTCALL_URL (redis://:password@host:6379/0) "
             "or into the file that LASTCALL_PASSWORD_FILE names"
         )
+
+
+class ClientClosed(LastcallError, ValueError):
+    """A client, or a queue of its private server, was used after the client was closed."""
+
+    def __init__(self) -> None:
+        super().__init__("this client is closed: use it, and what it gave, inside its `with` block, or make another")
 
 
 # What travels
@@ -161,8 +166,7 @@ class FunctionMismatch(LastcallError):
     def __init__(self, queue: str, expected: str, got: str) -> None:
         self.queue, self.expected, self.got = queue, expected, got
         super().__init__(
-            f"queue {queue} runs its items through {expected}, got {got}: "
-            "use another queue name, or the same function"
+            f"queue {queue} runs its items through {expected}, got {got}: use another queue name, or the same function"
         )
 
 
@@ -176,7 +180,7 @@ class QueueFinished(LastcallError):
         self.queue, self.state = queue, state
         super().__init__(
             f"queue {queue} takes no more items, {_ENDED.get(state, f'its state is {state}')}: "
-            "put before the last producer leaves, or use a new queue name"
+            "put before the last producer leaves, use a new queue name, or make it anew with reopen=True"
         )
 
 
@@ -255,7 +259,12 @@ class ProducerLost(LastcallError):
 
     def __init__(self, queue: str, producers: tuple[tuple[str, float], ...]) -> None:
         self.queue, self.producers = queue, producers
-        lost = ", ".join(f"{name} (silent for {silent_s:.1f} s)" for name, silent_s in producers)
+        lost = ", ".join(
+            f"{name} (that queue ended incomplete or was cancelled: ask it why)"
+            if name.startswith("stage:")
+            else f"{name} (it failed, or was silent for {silent_s:.1f} s)"
+            for name, silent_s in producers
+        )
         super().__init__(
             f"queue {queue} ended incomplete, producers that were lost: {lost}; what they had put "
             "was processed, the rest never came: run them again, or make the queue with "
@@ -315,17 +324,16 @@ class Full(LastcallError, _queue.Full):
 
     def __init__(self, queue: str, maxsize: int, waited_s: float = 0.0) -> None:
         self.queue, self.maxsize, self.waited_s = queue, maxsize, waited_s
-        super().__init__(
-            f"queue {queue} is full (maxsize {maxsize}), waited {waited_s:.1f} s for room"
-        )
+        bound = f"maxsize {maxsize}" if maxsize else "by bytes"
+        super().__init__(f"queue {queue} is full ({bound}), waited {waited_s:.1f} s for room")
 
 
 class Empty(LastcallError, _queue.Empty):
-    """The queue has no item ready, and none came in time; it may get more."""
+    """The queue has no item ready, and none came in time; it may get more. what: it waits for, in words."""
 
-    def __init__(self, queue: str, waited_s: float = 0.0) -> None:
-        self.queue, self.waited_s = queue, waited_s
-        super().__init__(f"queue {queue} is empty, waited {waited_s:.1f} s for an item")
+    def __init__(self, queue: str, waited_s: float = 0.0, what: str = "") -> None:
+        self.queue, self.waited_s, self.what = queue, waited_s, what
+        super().__init__(f"queue {queue} is empty, waited {waited_s:.1f} s for an item" + (f": {what}" if what else ""))
 
 
 # Errors of the user's functions

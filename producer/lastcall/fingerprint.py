@@ -66,9 +66,7 @@ def _describe_object(value: Any, path: _Path) -> tuple[Any, ...]:
         return *what, _describe(fields, path)
     try:
         return *what, pickle.dumps(value, 5)
-    except (
-        Exception
-    ):  # cloudpickle could, or this would not travel; its own code may raise anything
+    except Exception:  # cloudpickle could, or this would not travel; its own code may raise anything
         return what
 
 

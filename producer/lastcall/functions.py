@@ -138,9 +138,7 @@ def _load_value(body: bytes, name: str, worker: str) -> Function:
     try:
         function = pickle.loads(body)
     except ModuleNotFoundError as error:
-        raise FunctionNotImportable(
-            error.name or name, worker, f"function {name} needs it: {_INSTALL}"
-        ) from error
+        raise FunctionNotImportable(error.name or name, worker, f"function {name} needs it: {_INSTALL}") from error
     except Exception as error:  # unpickling imports the user's modules, which may raise anything
         raise FunctionNotImportable(
             name,
@@ -166,8 +164,7 @@ def _import(name: str, worker: str) -> Any:
         raise FunctionNotImportable(
             name,
             worker,
-            f"importing it failed with {type(error).__name__}: {error}: mend it there, and "
-            "restart the worker",
+            f"importing it failed with {type(error).__name__}: {error}: mend it there, and restart the worker",
         ) from error
 
 

@@ -123,9 +123,7 @@ def arena_folders(pid: int) -> set[str]:
     """
     try:
         with open(f"/proc/{pid}/maps", errors="surrogateescape") as maps:
-            found = re.findall(
-                r"(/.*/pymp-[^/\n]+)/[^/\n]+ \(deleted\)$", maps.read(), re.MULTILINE
-            )
+            found = re.findall(r"(/.*/pymp-[^/\n]+)/[^/\n]+ \(deleted\)$", maps.read(), re.MULTILINE)
     except OSError:
         return set()
     return set(found)
@@ -247,9 +245,7 @@ class Guardian:
             case unknown:
                 raise ValueError(f"expected start or worker, got {unknown!r}")
 
-    def start_server(
-        self, directory: str, program: str, grace_s: float, backoff_s: list[float]
-    ) -> None:
+    def start_server(self, directory: str, program: str, grace_s: float, backoff_s: list[float]) -> None:
         self.grace_s, self.backoff_s = grace_s, backoff_s
         try:
             os.mkdir(directory, 0o700)  # fails where something is there already: it is ours alone

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import contextlib
 import logging
-import os
 import threading
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
@@ -34,12 +33,12 @@ class _Held:
     ledger: Ledger
     tickets: dict[str, Callable[[], None]] = field(default_factory=dict)
     producers: dict[tuple[str, int], Callable[[], None]] = field(default_factory=dict)
-    celery_queue: str = ""
     watchers: int = 0
+    celery_queue: str | None = None  # not known yet
 
     @property
     def idle(self) -> bool:
-        return not (self.tickets or self.producers or self.watchers)
+        return not (self.tickets or self.producers or self.watchers > 0)
 
 
 class Heart:
@@ -48,56 +47,68 @@ class Heart:
     def __init__(self, connection: Connection) -> None:
         self._connection = connection
         self._held: dict[str, _Held] = {}
-        self._lock = threading.Lock()
+        # Re-entrant: the garbage collector may let go of a map while this is held.
+        self._lock = threading.RLock()
         self._wake = threading.Event()
         self._thread: threading.Thread | None = None
-        self._pid = os.getpid()
         self.beaten = threading.Event()  # set after each beat
 
-    def hold_producer(
-        self, ledger: Ledger, producer: str, epoch: int, on_lost: Callable[[], None]
-    ) -> None:
+    def hold_producer(self, ledger: Ledger, producer: str, epoch: int, on_lost: Callable[[], None]) -> None:
         """Renew a producer's lease from now on."""
         with self._lock:
-            self._of(ledger).producers[producer, epoch] = on_lost
-        self._beat_on()
+            producers = self._of(ledger).producers
+            taken_over = [key for key in producers if key[0] == producer]
+            told = [producers.pop(key) for key in taken_over]
+            producers[producer, epoch] = on_lost
+            self._beat_on()
+        for tell in told:
+            tell()
 
     def drop_producer(self, ledger: Ledger, producer: str, epoch: int) -> None:
         """Renew it no longer."""
         with self._lock:
-            self._of(ledger).producers.pop((producer, epoch), None)
+            if ledger.address in self._held:
+                self._held[ledger.address].producers.pop((producer, epoch), None)
 
     def hold_ticket(self, ledger: Ledger, ticket: str, on_lost: Callable[[], None]) -> None:
         """Renew a consumer's ticket from now on."""
         with self._lock:
             self._of(ledger).tickets[ticket] = on_lost
-        self._beat_on()
+            self._beat_on()
 
     def drop_ticket(self, ledger: Ledger, ticket: str) -> None:
         """Renew it no longer."""
         with self._lock:
-            self._of(ledger).tickets.pop(ticket, None)
+            if ledger.address in self._held:
+                self._held[ledger.address].tickets.pop(ticket, None)
+
+    def watch(self, ledger: Ledger) -> None:
+        """Reap this queue from now on, because somebody here waits for it."""
+        with self._lock:
+            self._of(ledger).watchers += 1
+            self._beat_on()
+
+    def unwatch(self, ledger: Ledger) -> None:
+        """The end of a watch()."""
+        with self._lock:
+            if ledger.address in self._held:
+                self._held[ledger.address].watchers -= 1
 
     @contextlib.contextmanager
-    def watching(self, ledger: Ledger, celery_queue: str) -> Iterator[None]:
+    def watching(self, ledger: Ledger) -> Iterator[None]:
         """Reap this queue meanwhile, because somebody here waits for it."""
-        with self._lock:
-            held = self._of(ledger)
-            held.celery_queue = celery_queue
-            held.watchers += 1
-        self._beat_on()
+        self.watch(ledger)
         try:
             yield
         finally:
-            with self._lock:
-                self._of(ledger).watchers -= 1
+            self.unwatch(ledger)
 
     def stop(self) -> None:
         """Renew nothing any more."""
         with self._lock:
             self._held.clear()
             thread, self._thread = self._thread, None
-        self._wake.set()
+            self._wake.set()
         if thread is not None and thread is not threading.current_thread():
             thread.join(timeout=5)
 
@@ -108,47 +119,57 @@ class Heart:
         return held
 
     def _beat_on(self) -> None:
-        with self._lock:
-            if self._thread is None or not self._thread.is_alive():
-                self._wake = threading.Event()
-                self._thread = threading.Thread(
-                    target=self._run, args=(self._wake,), name="lastcall-heart", daemon=True
-                )
-                self._thread.start()
+        if self._thread is None:
+            self._wake = threading.Event()
+            self._thread = threading.Thread(target=self._run, args=(self._wake,), name="lastcall-heart", daemon=True)
+            self._thread.start()
 
     def _run(self, wake: threading.Event) -> None:
         settings = self._connection.settings
-        every = min(settings.lease_s / _BEATS_A_LEASE, settings.reap_s)
+        every_s = min(settings.lease_s / _BEATS_A_LEASE, settings.reap_s)
         away = False
-        while not wake.wait(every):
+        while not wake.wait(every_s):
             with self._lock:
-                for address in [a for a, held in self._held.items() if held.idle]:
+                for address in [address for address, held in self._held.items() if held.idle]:
                     del self._held[address]
                 beat = list(self._held.values())
-            try:
-                for held in beat:
-                    self._renew(held)
-                away = False
-            except (RedisError, LastcallError, OSError) as error:
+                if not beat:
+                    if self._thread is threading.current_thread():
+                        self._thread = None
+                    return
+            # All leases first: reaping takes longer, and may wait for a broker that is away.
+            failed = [*map(self._renew, beat), *map(self._reap, beat)]
+            errors = [error for error in failed if error is not None]
+            if errors and not away:
                 # It comes back, or the leases run out there: either way this thread goes on.
-                if not away:
-                    _log.warning("leases cannot be renewed now: %s", error)
-                away = True
+                _log.warning("leases cannot be renewed now: %s", errors[0])
+            away = bool(errors)
             self.beaten.set()
 
-    def _renew(self, held: _Held) -> None:
+    def _renew(self, held: _Held) -> Exception | None:
         with self._lock:
             tickets, producers = dict(held.tickets), dict(held.producers)
-            watched = held.watchers > 0
-        if tickets or producers:
-            lost_tickets, lost_producers = held.ledger.renew(
-                self._connection.lease_ms, list(tickets), list(producers)
-            )
-            for ticket in lost_tickets:
-                tickets[ticket]()
-            for (producer, _), on_lost in producers.items():
-                if producer in lost_producers:
-                    on_lost()
-        if watched:
-            connection = self._connection
+        if not tickets and not producers:
+            return None
+        try:
+            lost = held.ledger.renew(self._connection.lease_ms, list(tickets), list(producers))
+        except (RedisError, LastcallError, OSError) as error:
+            return error
+        for ticket in lost[0]:
+            tickets[ticket]()
+        for (producer, _), on_lost in producers.items():
+            if producer in lost[1]:
+                on_lost()
+        return None
+
+    def _reap(self, held: _Held) -> Exception | None:
+        if held.watchers <= 0:
+            return None
+        connection = self._connection
+        try:
+            if held.celery_queue is None:
+                held.celery_queue = held.ledger.meta().get("celery", b"").decode()
             reap_queue(held.ledger, held.celery_queue, connection.registry, connection.tickets)
+        except (RedisError, LastcallError, OSError) as error:
+            return error
+        return None

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
+from lastcall.errors import UnknownJob
 from lastcall.queue import StatusableQueue, attach
 from lastcall.state.ledger import Ledger, Status, queues_of
-from lastcall.waiting import raise_for, wait_for_end
+from lastcall.waiting import raise_for, reaching, wait_for_end
 
 if TYPE_CHECKING:
     from lastcall.connection import Connection
@@ -23,16 +24,17 @@ class Job:
         return f"<Job {self.id}>"
 
     @property
+    @reaching
     def queues(self) -> list[StatusableQueue[Any]]:
         """Its queues, upstream before downstream. Raises UnknownJob."""
-        return [
-            attach(self._connection.settings, ledger.address) for ledger in self._ledgers()
-        ]
+        return [attach(self._connection.settings, ledger.address) for ledger in self._ledgers()]
 
+    @reaching
     def status(self) -> list[Status]:
         """One moment of each of its queues, upstream before downstream. Raises UnknownJob."""
         return [ledger.status() for ledger in self._ledgers()]
 
+    @reaching
     def wait(self, timeout: float | None = None) -> list[Status]:
         """Block until all its queues have ended. timeout: seconds.
 
@@ -43,13 +45,22 @@ class Job:
             raise_for(status)
         return statuses
 
+    @reaching
     def cancel(self) -> list[Status]:
         """Drop what is waiting in all its queues and refuse what is running."""
-        for ledger in self._ledgers():
+        ledgers = self._ledgers()
+        for ledger in ledgers:
             ledger.cancel()
-        return self.status()
+        return [ledger.status() for ledger in ledgers]
 
     def _ledgers(self) -> list[Ledger]:
         redis = self._connection.redis
-        ledgers = [Ledger.open(redis, self.id, name) for name in queues_of(redis, self.id)]
+        ledgers = []
+        for name in queues_of(redis, self.id):
+            try:
+                ledgers.append(Ledger.open(redis, self.id, name))
+            except UnknownJob:  # it has expired before the others
+                continue
+        if not ledgers:
+            raise UnknownJob(self.id)
         return sorted(ledgers, key=lambda ledger: (-len(ledger.names), ledger.name))

@@ -84,9 +84,7 @@ class LocalCluster:
         self.threads: Final = _positive("threads", threads)
         self.key: Final = secrets.token_hex(32).encode()
         if _worker_command is None and importlib.util.find_spec("celery") is None:
-            raise ConfigError(
-                "LASTCALL_URL", "set where Celery is not installed", "nothing", _INSTALL
-            )
+            raise ConfigError("LASTCALL_URL", "set where Celery is not installed", "nothing", _INSTALL)
         self._command = worker_command if _worker_command is None else _worker_command
         self._environment = dict(environment or {})
         name = f"lastcall-{secrets.token_hex(5)}"
@@ -149,9 +147,7 @@ class LocalCluster:
                 f'start workers for "{celery_queue}": use them once before forking'
             )
         if not re.fullmatch(r"[^\s,@\0]+", celery_queue):
-            raise ConfigError(
-                "workers", "the name of a Celery queue, without space , or @", repr(celery_queue)
-            )
+            raise ConfigError("workers", "the name of a Celery queue, without space , or @", repr(celery_queue))
         with self._lock:
             self.check(celery_queue)
             if celery_queue in self._asked:
@@ -222,11 +218,7 @@ def own_path() -> list[str]:
     everyones |= {site.getusersitepackages()} if site.ENABLE_USER_SITE else set()
     zipped = f"python{sys.version_info.major}{sys.version_info.minor}.zip"
     entries = (os.path.abspath(entry) for entry in sys.path)
-    return [
-        entry
-        for entry in dict.fromkeys(entries)
-        if entry not in everyones and os.path.basename(entry) != zipped
-    ]
+    return [entry for entry in dict.fromkeys(entries) if entry not in everyones and os.path.basename(entry) != zipped]
 
 
 def find_server() -> str:
@@ -236,15 +228,11 @@ def find_server() -> str:
     valkey-server or redis-server on PATH. Raises ConfigError, ServerTooOld.
     """
     if os.name != "posix":
-        raise ConfigError(
-            "LASTCALL_URL", "set on this system", "nothing", "a private server needs Linux or macOS"
-        )
+        raise ConfigError("LASTCALL_URL", "set on this system", "nothing", "a private server needs Linux or macOS")
     if named := os.environ.get("LASTCALL_SERVER", "").strip():
         program = shutil.which(os.path.expanduser(named))
         if program is None:
-            raise ConfigError(
-                "LASTCALL_SERVER", "the path of a redis-server or valkey-server", repr(named)
-            )
+            raise ConfigError("LASTCALL_SERVER", "the path of a redis-server or valkey-server", repr(named))
         _check_version(program)
         return os.path.abspath(program)
     if bundled := _bundled_server():
@@ -260,9 +248,7 @@ def find_server() -> str:
                 return os.path.abspath(program)
     if too_old is not None:
         raise too_old
-    raise ConfigError(
-        "LASTCALL_URL", "set where there is no server program to start", "nothing", _INSTALL
-    )
+    raise ConfigError("LASTCALL_URL", "set where there is no server program to start", "nothing", _INSTALL)
 
 
 def _bundled_server() -> str | None:
@@ -286,9 +272,7 @@ def _check_version(program: str) -> None:
         text = str(error)
     found = re.search(r"(Redis|Valkey) server v=(\d+)\.(\d+)\S*", text)
     if found is None:
-        raise ConfigError(
-            "LASTCALL_SERVER", "a redis-server or valkey-server", f"{program}, which says {text!r}"
-        )
+        raise ConfigError("LASTCALL_SERVER", "a redis-server or valkey-server", f"{program}, which says {text!r}")
     if (int(found[2]), int(found[3])) < _MIN_SERVER:
         version = found[0].replace("server v=", "")
         raise ServerTooOld(f"{version} ({program})", "Redis 7.0 or Valkey 7.2 or later")
@@ -339,9 +323,7 @@ class _Guardian:
         # Variables for this process's Python are not meant for the guardian's, which has to find
         # the standard library and nothing else. -P and -S: neither this folder nor any site.
         env = {
-            name: value
-            for name, value in os.environ.items()
-            if not name.startswith("PYTHON") or name == "PYTHONHOME"
+            name: value for name, value in os.environ.items() if not name.startswith("PYTHON") or name == "PYTHONHOME"
         }
         with _no_fork:
             stdin, self.write_end = os.pipe()
@@ -367,9 +349,7 @@ class _Guardian:
         self.ended.clear()
         self.pids["guardian"] = process.pid
         _guardians.add(self)
-        threading.Thread(
-            target=self.listen, args=(process, read_end), name="lastcall-local", daemon=True
-        ).start()
+        threading.Thread(target=self.listen, args=(process, read_end), name="lastcall-local", daemon=True).start()
         self.send(
             "start",
             directory=self.directory,
@@ -408,9 +388,7 @@ class _Guardian:
             pids = ", ".join(f"{role} {pid}" for role, pid in self.pids.items())
             raise LocalClusterError(f"the private cluster does not end: look at {pids}")
         if self.left:
-            raise LocalClusterError(
-                f"process groups of the private cluster cannot be killed: {self.left}"
-            )
+            raise LocalClusterError(f"process groups of the private cluster cannot be killed: {self.left}")
 
     def listen(self, process: subprocess.Popen[bytes], read_end: int) -> None:
         """Take in what the guardian says, until it has ended."""
@@ -447,9 +425,7 @@ class _Guardian:
             case "gone":
                 self.gone(**told)
 
-    def worker_died(
-        self, queue: str, how: str, deaths: int, again_in_s: float | None, tail: str
-    ) -> None:
+    def worker_died(self, queue: str, how: str, deaths: int, again_in_s: float | None, tail: str) -> None:
         self.pids.pop(queue, None)
         if again_in_s is None:
             reason = f'the private worker for "{queue}" died {deaths} times in a row ({how})'
@@ -457,8 +433,7 @@ class _Guardian:
             _log.error("%s and is given up; its log ends with:\n%s", reason, tail)
         else:
             _log.warning(
-                'the private worker for "%s" died (%s) and is started again in %.1f s; '
-                "its log ends with:\n%s",
+                'the private worker for "%s" died (%s) and is started again in %.1f s; its log ends with:\n%s',
                 *(queue, how, again_in_s, tail),
             )
 
@@ -518,7 +493,5 @@ def _close_all() -> None:
 
 
 if hasattr(os, "register_at_fork"):
-    os.register_at_fork(
-        before=_no_fork.acquire, after_in_parent=_no_fork.release, after_in_child=_forked
-    )
+    os.register_at_fork(before=_no_fork.acquire, after_in_parent=_no_fork.release, after_in_child=_forked)
 atexit.register(_close_all)

@@ -8,27 +8,36 @@ chunks are under way than the slots need, and no more results kept than the wind
 from __future__ import annotations
 
 import itertools
+import logging
+import time
 import uuid
 from collections.abc import Callable, Generator, Iterable, Iterator, Sequence, Sized
 from typing import TYPE_CHECKING, Any
 
+from redis.exceptions import RedisError
+
+from lastcall.checks import positive
 from lastcall.envelope import unserializable
 from lastcall.errors import (
     ConfigError,
     ItemTooLarge,
+    LastcallError,
     NotSerializable,
     QueueCancelled,
+    QueueFinished,
     WaitTimeout,
+    WorkerLost,
 )
 from lastcall.outcome import unpack_error
 from lastcall.payload import ITEM, STAR, Outcome, seal_values
-from lastcall.checks import positive
 from lastcall.queue import make
-from lastcall.results import Reader
-from lastcall.waiting import Deadline, raise_for
+from lastcall.results import Entry, Reader
+from lastcall.waiting import AWAY, Deadline, Outage, raise_for, unreachable
 
 if TYPE_CHECKING:
     from lastcall.connection import Connection
+
+_log = logging.getLogger(__name__)
 
 _TARGET_S = 0.03  # work in a chunk
 _LEAST_S = 0.002  # below which a chunk is not cut for the sake of an even end
@@ -36,13 +45,14 @@ _MOST_ITEMS = 10_000
 _MOST_BYTES = 4 << 20
 _GROWTH = 8  # times, from one size to the next
 _LOOK_S = 1.0
+_FILL_S = 0.01  # after which what was read is sent, and results are looked for: the input may be slow
 
 
 class MapResults(Iterator[Any]):
     """The results of a map, in order or as they come; made by client.map(). Each is computed ahead of its being read.
 
-    Raises what the function raised, with the remote traceback as its cause, and cancels what is left. `job` is the id
-    of the map's job.
+    Raises what the function raised, with the remote traceback as its cause; then, or when it is no longer referred to,
+    what is left is cancelled. `job` is the id of the map's job.
     """
 
     def __init__(
@@ -57,86 +67,143 @@ class MapResults(Iterator[Any]):
         for at, iterable in enumerate(iterables):
             if not isinstance(iterable, Iterable):
                 raise ConfigError(f"iterable {at}", "iterable", type(iterable).__name__)
-        star = len(iterables) > 1
         self.job = job or f"map-{uuid.uuid4().hex}"
-        self._queue = make(
-            connection, self.job, "map", function=function, style=STAR if star else ITEM,
-            workers=workers, max_workers=max_workers, results="once", on_error="return",
+        # What does the work does not know this object: so it ends as soon as nobody refers to this.
+        self._map = _Map(
+            connection, function, iterables, self.job, ordered=ordered, chunksize=chunksize,
+            workers=workers, max_workers=max_workers, timeout=timeout,
         )  # fmt: skip
-        self._connection = connection
-        self._ledger = self._queue._ledger
-        self._celery_queue = self._queue.workers
-        self._items: Iterator[Any] = zip(*iterables, strict=False) if star else iter(iterables[0])
-        sizes = [len(one) for one in iterables if isinstance(one, Sized)]
-        self._remaining = min(sizes) if sizes else None
-        self._ordered = ordered
-        self._chunksize = chunksize
-        self._timeout = timeout
-        self._size = chunksize or 1
-        self._item_s = 0.0  # what an item takes, measured
-        self._item_bytes = 0.0
-        self._lease = self._ledger.join("map")
-        self._seq = 0
-        self._taken = 0  # items, of the chunks before the one that is made
-        self._left = self._finished = False
-        self._under_way: dict[int, int] = {}  # chunk number -> items that have not come back
-        self._parts: dict[int, list[tuple[int, Outcome]]] = {}  # chunk number -> parts that have
-        self._yielded = 0  # chunks, of an ordered map
-        self._exhausted = False
-        self._reader = Reader(connection, self._ledger, self._celery_queue)
-        self._lost = False
-        connection.heart.hold_producer(self._ledger, "map", self._lease.epoch, self._on_lost)
-        self._results: Generator[Any, None, None] = self._run()
-        self._fill()
+        self._values = self._map.run()
 
     def __iter__(self) -> MapResults:
         return self
 
     def __next__(self) -> Any:
-        return next(self._results)
+        return next(self._values)
 
     def close(self) -> None:
-        """Cancel what is left. Called when the results are no longer referred to."""
-        self._results.close()
-        self._finish(cancel=not self._reader.ended)
+        """Cancel what is left."""
+        self._values.close()
+        self._map.finish(cancel=True)
 
     def __del__(self) -> None:
-        # The server may be gone already, and nobody is there to be told.
+        # Half made, or used by another thread, or the server is gone; and nobody is there to be told.
         try:
             self.close()
         except Exception:
             return
 
-    def _on_lost(self) -> None:
-        self._lost = True
 
-    def _run(self) -> Generator[Any, None, None]:
-        with self._connection.heart.watching(self._ledger, self._celery_queue):
-            deadline = Deadline(self._timeout)
-            while True:
-                self._fill()
-                if not self._under_way and self._exhausted and not self._parts:
-                    break
-                entries = self._reader.read(0) or self._reader.read(deadline.left(_LOOK_S) or 0.001)
-                for entry in entries:
-                    self._learn(entry.outcome.busy_us, len(entry.outcome.values))
-                    left = self._under_way[entry.number] - len(entry.outcome.values)
-                    self._parts.setdefault(entry.number, []).append((entry.start, entry.outcome))
-                    self._under_way[entry.number] = left
-                    if left == 0:
-                        del self._under_way[entry.number]
-                if entries:
-                    self._reader.ack()
+class _Map:
+    """The work of a map: puts chunks, reads outcomes, hands out values."""
+
+    def __init__(
+        self, connection: Connection, function: Callable[..., Any], iterables: Sequence[Iterable[Any]], job: str, *,
+        ordered: bool, chunksize: int | None, workers: str | None, max_workers: int | None, timeout: float | None,
+    ) -> None:  # fmt: skip
+        star = len(iterables) > 1
+        try:
+            queue = make(
+                connection, job, "map", function=function, style=STAR if star else ITEM,
+                workers=workers, max_workers=max_workers, results="once", on_error="return",
+            )  # fmt: skip
+            lease = queue._ledger.join("map")
+        except AWAY as error:
+            raise unreachable(connection, error) from error
+        self._connection = connection
+        self._job = job
+        self._ledger = queue._ledger
+        self._celery_queue = queue.workers
+        self._items: Iterator[Any] = zip(*iterables, strict=False) if star else iter(iterables[0])
+        sizes = [len(one) for one in iterables if isinstance(one, Sized)]
+        self._remaining = min(sizes) if sizes else None
+        self._ordered = ordered
+        self._chunksize = chunksize
+        self._max_workers = max_workers
+        self._timeout = timeout
+        self._size = chunksize or 1
+        self._item_s = 0.0  # what an item takes, measured
+        self._read_s = 0.0  # what it took to read one from the input
+        self._item_bytes = 0.0
+        self._index, self._epoch = lease.index, lease.epoch
+        self._seq = 0
+        self._unsent: list[tuple[int, bytes]] = []  # the last chunks up to `_seq`: items, payload
+        self._taken = 0  # items, of the chunks before the one that is made
+        self._starts: dict[int, int] = {}  # chunk number -> items before it
+        self._under_way: dict[int, int] = {}  # chunk number -> items that have not come back
+        self._parts: dict[int, list[tuple[int, Outcome]]] = {}  # chunk number -> parts that have
+        self._yielded = 0  # chunks, of an ordered map
+        self._input_error: Exception | None = None  # that the input raised, once it is exhausted
+        self._exhausted = self._left = self._finished = False
+        self._reader = Reader(connection, self._ledger, once=True)
+        self._outage = Outage(connection)
+        connection.heart.hold_producer(self._ledger, "map", self._epoch, _nothing)
+        try:
+            self._fill()
+        except BaseException:
+            self.finish(cancel=True)
+            raise
+
+    def run(self) -> Generator[Any, None, None]:
+        """The values."""
+        try:
+            with self._connection.heart.watching(self._ledger):
+                yield from self._run()
+        except BaseException:
+            self.finish(cancel=True)
+            raise
+        self.finish(cancel=False)
+
+    def finish(self, *, cancel: bool) -> None:
+        """Let go of the queue. cancel: if it has not ended."""
+        if self._finished:
+            return
+        self._finished = True
+        self._connection.heart.drop_producer(self._ledger, "map", self._epoch)
+        try:
+            if cancel and not self._reader.ended:
+                self._ledger.cancel()
+            elif not self._left:
+                self._ledger.leave("map", self._epoch)
+        except (RedisError, LastcallError) as error:  # it ends by itself when its lease has run out
+            _log.warning("map %s cannot be ended now: %s", self._job, error)
+
+    def _run(self) -> Iterator[Any]:
+        deadline = Deadline(self._timeout)
+        while True:
+            filled = self._fill()
+            if self._exhausted and not self._under_way and not self._parts:
+                break
+            entries = self._reader.read(0)
+            if not entries and filled:
+                entries = self._reader.read(max(deadline.left(_LOOK_S), 0.001))
+            for entry in entries:
+                self._take_in(entry)
+            if entries:
+                self._reader.ack(sum(len(entry.outcome.values) for entry in entries))
+                if filled:  # not where the input is slow: what is here goes first
                     self._fill()
-                    yield from self._ready()
-                    deadline = Deadline(self._timeout)
-                elif self._reader.ended:
-                    raise_for(self._ledger.status())
-                    raise QueueCancelled(self._ledger.shown)
-                elif deadline.passed:
-                    what = self._reader._patience.describe(self._ledger.status())
-                    raise WaitTimeout(f"results of {what}", deadline.waited_s)
-        self._finish(cancel=False)
+                yield from self._ready()
+                deadline = Deadline(self._timeout)
+            elif self._reader.ended:
+                raise_for(self._ledger.status())
+                raise QueueCancelled(self._ledger.shown)
+            elif filled and deadline.passed:
+                raise WaitTimeout(f"results of {self._reader.describe()}", deadline.waited_s)
+        if self._input_error is not None:
+            raise self._input_error
+
+    def _take_in(self, entry: Entry) -> None:
+        if entry.error is not None:
+            raise entry.error
+        number, outcome = entry.number, entry.outcome
+        self._learn(outcome.busy_us, len(outcome.values))
+        self._parts.setdefault(number, []).append((entry.start, outcome))
+        left = self._under_way[number] - len(outcome.values)
+        if left:
+            self._under_way[number] = left
+        else:
+            del self._under_way[number]
 
     def _ready(self) -> Iterator[Any]:
         """The values that may be handed out now."""
@@ -149,40 +216,54 @@ class MapResults(Iterator[Any]):
                 yield from self._values(number)
 
     def _values(self, number: int) -> Iterator[Any]:
-        parts = self._parts.pop(number)
-        for _, outcome in sorted(parts, key=lambda part: part[0]):
+        parts, first = self._parts.pop(number), self._starts.pop(number)
+        for start, outcome in sorted(parts, key=lambda part: part[0]):
             if not outcome.errors:
                 yield from outcome.values
                 continue
             for at, value in enumerate(outcome.values):
                 if at in outcome.errors:
-                    raise unpack_error(outcome.errors[at], self._connection.sealer.keyed)
+                    error = unpack_error(outcome.errors[at], self._connection.sealer.keyed)
+                    raise _of_item(error, first + start + at)
                 yield value
 
-    def _fill(self) -> None:
-        """Put chunks until the slots have enough to do, or the window is full."""
+    def _fill(self) -> bool:
+        """Put chunks until the slots have enough to do, or the window is full. False if that is not reached yet."""
         slots = max(1, self._connection.slots(self._celery_queue))
-        chunks: list[tuple[int, bytes]] = []
+        slots = min(slots, self._max_workers or slots)
+        began, full = time.monotonic(), True
         while (
             not self._exhausted
             and len(self._under_way) < 2 * slots + 1
             and len(self._under_way) + len(self._parts) < 8 * slots
         ):
-            items = self._take(slots)
-            if not items:
-                self._exhausted = True
+            if time.monotonic() - began > _FILL_S:
+                full = False
                 break
-            self._seq += 1
-            chunks.append((len(items), self._seal(self._seq, items)))
-            self._under_way[self._seq] = len(items)
-            self._taken += len(items)
-        if chunks:
-            put = self._ledger.put(
-                "map", self._lease.epoch, self._seq - len(chunks) + 1, chunks, slots
-            )
-            self._connection.send(self._celery_queue, self._ledger.address, put.tickets)
-        if self._exhausted and not self._lost:
+            items = self._take(slots)
+            if items:
+                self._seal(items)
+            else:
+                self._exhausted = True
+        if self._unsent:
+            self._send(slots)
+        if self._exhausted and not self._unsent and not self._left:
             self._leave()
+        return full
+
+    def _send(self, slots: int) -> None:
+        first = self._seq - len(self._unsent) + 1
+        try:
+            put = self._ledger.put("map", self._epoch, first, self._unsent, slots)
+        except AWAY as error:
+            self._outage.bear(error)
+            return  # sent again as it was: its sequence numbers tell what had arrived
+        except QueueFinished:
+            raise_for(self._ledger.status())  # how it ended: it was cancelled, mostly
+            raise
+        self._outage.over()
+        self._unsent = []
+        self._connection.send(self._celery_queue, self._ledger.address, put.tickets)
 
     def _take(self, slots: int) -> list[Any]:
         size = self._size
@@ -190,37 +271,48 @@ class MapResults(Iterator[Any]):
             even = self._remaining // (2 * slots)
             least = int(_LEAST_S / self._item_s) if self._item_s else 1
             size = max(1, min(size, max(even, least)))
+        if self._read_s:
+            size = max(1, min(size, int(_FILL_S / self._read_s)))
+        items: list[Any] = []
+        began = time.perf_counter()
         try:
-            items = list(itertools.islice(self._items, size))
-        except BaseException:
-            self._finish(cancel=True)
-            raise
+            items.extend(itertools.islice(self._items, size))
+        except Exception as error:  # whatever the input raises comes when the results of what came before it are read
+            self._input_error = error
+            self._exhausted = True
+        if items and self._chunksize is None:
+            self._read_s = (time.perf_counter() - began) / len(items)
         if self._remaining is not None:
             self._remaining = max(0, self._remaining - len(items))
         return items
 
-    def _seal(self, number: int, items: list[Any]) -> bytes:
-        chunk = f"{self._lease.index}-{number}"
-        limit = self._connection.settings.max_item_bytes
+    def _seal(self, items: list[Any]) -> None:
+        """Make a chunk of these items; more than one if it were too large."""
+        number = self._seq + 1
         try:
-            payload = seal_values(self._connection.sealer, self.job, "map", chunk, items)
-            self._item_bytes = len(payload) / len(items)
-            if len(payload) > limit:
-                self._check_sizes(items, limit)
-        except (NotSerializable, ItemTooLarge) as error:
-            self._finish(cancel=True)
+            payload = seal_values(self._connection.sealer, self._job, "map", f"{self._index}-{number}", items)
+        except NotSerializable:
             found = unserializable(self._connection.sealer, items)
             if found is None:
                 raise
             at, cause = found
-            raise NotSerializable("item", self._taken + at, cause.type_name, cause.reason) from error
-        return payload
-
-    def _check_sizes(self, items: list[Any], limit: int) -> None:
-        for at, item in enumerate(items):
-            size = len(self._connection.sealer.dump(item))
+            raise NotSerializable("item", self._taken + at, cause.type_name, cause.reason) from cause
+        limit = self._connection.settings.max_item_bytes
+        if len(payload) > limit:
+            if len(items) > 1:
+                half = len(items) // 2
+                self._seal(items[:half])
+                self._seal(items[half:])
+                return
+            size = len(self._connection.sealer.dump(items[0]))
             if size > limit:
-                raise ItemTooLarge(size, limit, self._taken + at)
+                raise ItemTooLarge(size, limit, self._taken)
+        self._item_bytes = len(payload) / len(items)
+        self._seq = number
+        self._unsent.append((len(items), payload))
+        self._starts[number] = self._taken
+        self._under_way[number] = len(items)
+        self._taken += len(items)
 
     def _learn(self, busy_us: int, items: int) -> None:
         """Choose the next chunks' size from what this one took."""
@@ -235,15 +327,27 @@ class MapResults(Iterator[Any]):
             self._size = max(1, min(fitting, self._size * _GROWTH, _MOST_ITEMS))
 
     def _leave(self) -> None:
-        if not self._left:
-            self._left = True
-            self._connection.heart.drop_producer(self._ledger, "map", self._lease.epoch)
-            self._ledger.leave("map", self._lease.epoch)
+        try:
+            self._ledger.leave("map", self._epoch)  # of no matter if it is held no more: nothing more comes
+        except AWAY as error:
+            self._outage.bear(error)
+            return  # tried again at the next fill
+        self._left = True
+        self._connection.heart.drop_producer(self._ledger, "map", self._epoch)
 
-    def _finish(self, *, cancel: bool) -> None:
-        if self._finished:
-            return
-        self._finished = True
-        if cancel:
-            self._ledger.cancel()
-        self._leave()
+
+def _of_item(error: BaseException, number: int) -> BaseException:
+    """The error as it is raised here: a worker knows an item's place in its chunk, not in the input."""
+    if isinstance(error, NotSerializable) and error.index is not None and error.what == "the result of item":
+        mended: BaseException = NotSerializable(error.what, number, error.type_name, error.reason)
+        mended.__cause__ = error.__cause__
+        return mended
+    if isinstance(error, WorkerLost):
+        mended = WorkerLost(error.queue, number, error.attempts)
+        mended.__cause__ = error.__cause__
+        return mended
+    return error
+
+
+def _nothing() -> None:
+    """A lease that was lost is told by the next put; when there is none, it is of no matter."""

@@ -18,9 +18,7 @@ from lastcall.errors import LastcallError, NotSerializable, RemoteError, RemoteT
 
 # (how to make it, type name, message, traceback, notes): with a key the first is a pickle, without
 # one (args, fields) of plain data; None: only what follows can be sent.
-PackedError = tuple[
-    bytes | tuple[tuple[Any, ...], dict[str, Any]] | None, str, str, str, tuple[str, ...]
-]
+PackedError = tuple[bytes | tuple[tuple[Any, ...], dict[str, Any]] | None, str, str, str, tuple[str, ...]]
 
 _MOST_TEXT = 100_000  # characters; an exception may quote its whole input
 _PLAIN = (str, bytes, int, float, bool, type(None))

@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any, NamedTuple
 
+from lastcall.errors import NotDeserializable
 from lastcall.outcome import PackedError
 
 if TYPE_CHECKING:
@@ -48,6 +49,22 @@ def open_items(sealer: Sealer, job: str, queue: str, chunk: Chunk) -> list[Any]:
     if how == _EACH:
         return [sealer.load(item) for item in items]
     return list(items)
+
+
+def open_each(sealer: Sealer, job: str, queue: str, chunk: Chunk) -> tuple[list[Any], dict[int, NotDeserializable]]:
+    """As open_items(), where an item that cannot be rebuilt spoils no other: index -> why, the item is None.
+
+    Raises BadEnvelope, and NotDeserializable where the items went together.
+    """
+    how, items = sealer.open(chunk.payload, job, queue, chunk.root, "in")
+    items = list(items if len(items) == chunk.items else items[chunk.start : chunk.start + chunk.items])
+    failed: dict[int, NotDeserializable] = {}
+    for at in range(len(items) if how == _EACH else 0):
+        try:
+            items[at] = sealer.load(items[at])
+        except NotDeserializable as error:
+            items[at], failed[at] = None, error
+    return items, failed
 
 
 def seal_outcome(sealer: Sealer, job: str, queue: str, chunk: str, outcome: Outcome) -> bytes:

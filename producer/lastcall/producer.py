@@ -6,27 +6,28 @@ while a round trip is under way travels together in the next one.
 
 from __future__ import annotations
 
+import os
 import threading
 from collections import deque
 from collections.abc import Callable, Iterable
 from types import TracebackType
-from typing import TYPE_CHECKING, Generic, TypeVar
+from typing import TYPE_CHECKING, Generic, NoReturn, TypeVar
 
-from redis.exceptions import ConnectionError as RedisConnectionError
-from redis.exceptions import TimeoutError as RedisTimeoutError
+from redis.exceptions import OutOfMemoryError, RedisError
 
 from lastcall.errors import (
+    ConfigError,
     Full,
     ItemTooLarge,
-    LastcallError,
     LeaseLost,
     NotSerializable,
+    NoWorker,
     ProducerLeft,
     ServerUnreachable,
     WaitTimeout,
 )
 from lastcall.payload import seal_dumped
-from lastcall.waiting import Deadline
+from lastcall.waiting import AWAY, Deadline, Outage, Patience, unreachable
 
 if TYPE_CHECKING:
     from lastcall.connection import Connection
@@ -41,19 +42,19 @@ _CHUNK_BYTES = 1 << 20
 _BUFFER_BYTES = 16 << 20  # of what was put and is not under way
 _CHUNKS_A_CALL = 64
 _ROOM_S = 1.0  # how long to wait for the room bell before looking again
-_RETRY_S = 60.0  # how long the server may be away
+_LONG_S = 3600.0
 
 
 class Producer(Generic[T]):
     """A live producer of a queue; made by queue.producer(), used as a context manager.
 
     Leaving the block flushes and leaves the queue; leaving it by an exception counts as lost: what was put is
-    processed, and the queue ends INCOMPLETE, because the rest never came. Threads may share one.
+    processed, and the queue ends INCOMPLETE, because the rest never came. Threads may share one, forks may not.
     """
 
     def __init__(
         self, connection: Connection, ledger: Ledger, celery_queue: str, name: str, lease: Lease,
-        *, maxsize: int, chunk_items: int | None = None,
+        *, maxsize: int, maxbytes: int, chunk_items: int | None = None,
     ) -> None:  # fmt: skip
         self.name = name
         self.index = lease.index
@@ -64,28 +65,33 @@ class Producer(Generic[T]):
         self._epoch = lease.epoch
         self._maxsize = maxsize
         self._chunk_items = chunk_items
+        self._chunk_bytes = min(_CHUNK_BYTES, maxbytes // 2 or _CHUNK_BYTES)
+        self._buffer_bytes = min(_BUFFER_BYTES, maxbytes or _BUFFER_BYTES)
         self._limit = connection.settings.max_item_bytes
+        self._pid = os.getpid()
         self._sent = lease.seq  # of the last chunk that was accepted
         self._position = lease.position
-        self._room = maxsize if maxsize else -1
+        self._room = 0 if maxsize else -1  # when it was last told, -1 without bound; what is under way takes of it
         self._cost_us = -1
         self._items: deque[bytes] = deque()
         self._bytes = 0
         self._under_way = 0  # items
+        self._blocked = 0  # threads that wait for room
         self._lock = threading.Lock()
         self._work = threading.Condition(self._lock)
         self._moved = threading.Condition(self._lock)
-        self._error: LastcallError | None = None
+        self._error: Exception | None = None
+        self._alone: NoWorker | None = None  # while there is no room, nobody makes any
         self._left = False
         self._thread: threading.Thread | None = None
+        self._outage = Outage(connection)
+        self._patience = Patience(connection)
         connection.heart.hold_producer(ledger, name, lease.epoch, self._on_lost)
 
     def __enter__(self) -> Producer[T]:
         return self
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, tb: TracebackType | None
-    ) -> None:
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, tb: TracebackType | None) -> None:
         if kind is None:
             self.close()
         else:
@@ -93,6 +99,11 @@ class Producer(Generic[T]):
 
     def __repr__(self) -> str:
         return f"<Producer {self.name} of {self._ledger.shown}, {self._position} items put>"
+
+    def __reduce__(self) -> NoReturn:
+        raise TypeError(
+            "a producer cannot be pickled, its lease is of this process: send the queue, and its producer_token()"
+        )
 
     @property
     def position(self) -> int:
@@ -103,8 +114,9 @@ class Producer(Generic[T]):
         """Add one item; blocks while `maxsize` items are outstanding.
 
         It is in the queue when flush() or the block is through. timeout: seconds; None waits for as long as the
-        lease is held. Raises Full at the timeout, QueueFinished if the queue has ended, LeaseLost if this producer
-        was given up, ProducerLeft, NotSerializable, ItemTooLarge.
+        lease is held. Raises Full at the timeout (the item was not put), NoWorker if there is no room and nobody to
+        make any, QueueFinished if the queue has ended, LeaseLost if this producer was given up, ProducerLeft,
+        NotSerializable, ItemTooLarge, ServerUnreachable.
         """
         self.put_dumped(self.dump(item), timeout=timeout)
 
@@ -115,13 +127,12 @@ class Producer(Generic[T]):
 
     def dump(self, item: object) -> bytes:
         """Serialize an item. Raises NotSerializable, ItemTooLarge."""
-        index = self._position + len(self._items) + self._under_way
         try:
             dumped = self._connection.sealer.dump(item)
         except NotSerializable as error:
-            raise NotSerializable("item", index, error.type_name, error.reason) from error
+            raise NotSerializable("item", self._put_so_far(), error.type_name, error.reason) from error
         if len(dumped) > self._limit:
-            raise ItemTooLarge(len(dumped), self._limit, index)
+            raise ItemTooLarge(len(dumped), self._limit, self._put_so_far())
         return dumped
 
     def put_dumped(
@@ -132,34 +143,30 @@ class Producer(Generic[T]):
 
         registered: called with the number of the chunk that it will be, where every item is a chunk of its own.
         """
+        if os.getpid() != self._pid:
+            self._refuse_fork()
         with self._lock:
             self._check()
             if not self._fits():
-                deadline = Deadline(timeout)
-                while not self._fits():
-                    if deadline.passed:
-                        raise Full(self._ledger.shown, self._maxsize, deadline.waited_s)
-                    self._moved.wait(deadline.left(3600))
-                    self._check()
+                self._wait_to_fit(Deadline(timeout))
             if registered is not None:
                 registered(self._sent + self._under_way + len(self._items) + 1)
             self._items.append(dumped)
             self._bytes += len(dumped)
             if self._thread is None:
-                self._thread = threading.Thread(
-                    target=self._run, name=f"lastcall-producer-{self.name}", daemon=True
-                )
-                self._thread.start()
+                self._start()
             elif not self._under_way:
                 self._work.notify()
 
     def flush(self, timeout: float | None = None) -> None:
         """Block until all that was put is in the queue. Raises what put() raises, WaitTimeout."""
+        if os.getpid() != self._pid:
+            self._refuse_fork()
         with self._lock:
-            self._flushed(Deadline(timeout))
+            self._flush(Deadline(timeout))
 
     def close(self) -> None:
-        """Flush, and leave the queue: one live producer less. May be called again."""
+        """Flush, and leave the queue: one live producer less. May be called again. Raises what flush() raises."""
         self._leave(lost=False)
 
     def abandon(self) -> None:
@@ -167,39 +174,71 @@ class Producer(Generic[T]):
         self._leave(lost=True)
 
     def _leave(self, *, lost: bool) -> None:
-        with self._lock:
-            if self._left:
-                return
-            try:
-                # One that is given up anyway does not wait for room that may never come.
-                self._flushed(Deadline(self._connection.settings.lease_s if lost else None))
-            except (LastcallError, KeyboardInterrupt):
-                if not lost:
-                    lost = True
-                    raise
-            finally:
-                self._left = True
-                self._work.notify()
-                self._connection.heart.drop_producer(self._ledger, self.name, self._epoch)
-                self._ledger.leave(self.name, self._epoch, lost=lost)
+        if os.getpid() != self._pid:
+            return  # a fork leaves its copy, not the lease
+        try:
+            with self._lock:
+                if self._left:
+                    return
+                try:
+                    # One that is given up anyway does not wait for room that may never come.
+                    self._flush(Deadline(self._connection.settings.lease_s if lost else None))
+                finally:
+                    self._left = True
+                    self._work.notify()
+                    self._moved.notify_all()
+        except BaseException as error:
+            self._give_back(lost=True)
+            if not lost or not isinstance(error, Exception):
+                raise
+        else:
+            self._give_back(lost=lost)
 
-    def _flushed(self, deadline: Deadline) -> None:
+    def _give_back(self, *, lost: bool) -> None:
+        self._connection.heart.drop_producer(self._ledger, self.name, self._epoch)
+        try:
+            held = self._ledger.leave(self.name, self._epoch, lost=lost)
+        except AWAY as error:
+            # Its lease runs out: it counts as lost.
+            if not lost:
+                raise unreachable(self._connection, error) from error
+        else:
+            if not held and not lost:
+                raise LeaseLost(self._ledger.shown, self.name)
+
+    def _flush(self, deadline: Deadline) -> None:
         while self._items or self._under_way:
             self._check()
+            if self._alone is not None:
+                raise self._alone
             if deadline.passed:
                 waiting = len(self._items) + self._under_way
-                raise WaitTimeout(
-                    f"room for {waiting} items in queue {self._ledger.shown}", deadline.waited_s
-                )
-            self._moved.wait(deadline.left(3600))
+                what = f"room for {waiting} items in queue {self._ledger.shown}"
+                raise WaitTimeout(f"{what}; {self._outage}" if self._outage else what, deadline.waited_s)
+            self._moved.wait(deadline.left(_LONG_S))
         if self._error is not None:
             raise self._error
 
     def _fits(self) -> bool:
-        if self._bytes >= _BUFFER_BYTES:
+        if self._bytes >= self._buffer_bytes:
             return False
-        # What there is room for may be under way already: then this waits until that is known.
-        return self._room < 0 or len(self._items) + self._under_way < max(self._room, 1)
+        return self._room < 0 or len(self._items) + self._under_way < self._room
+
+    def _wait_to_fit(self, deadline: Deadline) -> None:
+        self._blocked += 1
+        try:
+            while not self._fits():
+                if deadline.passed:
+                    raise Full(self._ledger.shown, self._maxsize, deadline.waited_s)
+                if self._alone is not None:
+                    raise self._alone
+                if self._thread is None:
+                    self._start()
+                self._work.notify()
+                self._moved.wait(deadline.left(_LONG_S))
+                self._check()
+        finally:
+            self._blocked -= 1
 
     def _check(self) -> None:
         if self._error is not None:
@@ -207,67 +246,76 @@ class Producer(Generic[T]):
         if self._left:
             raise ProducerLeft(self._ledger.shown, self.name)
 
+    def _refuse_fork(self) -> NoReturn:
+        raise ConfigError(
+            "a producer", "used in the process that took its lease", "a fork of it", "take one there: queue.producer()"
+        )
+
+    def _put_so_far(self) -> int:
+        return self._position + len(self._items) + self._under_way
+
+    def _start(self) -> None:
+        self._thread = threading.Thread(target=self._run, name=f"lastcall-producer-{self.name}", daemon=True)
+        self._thread.start()
+
     def _on_lost(self) -> None:
         with self._lock:
             self._fail(LeaseLost(self._ledger.shown, self.name))
 
-    def _fail(self, error: LastcallError) -> None:
+    def _fail(self, error: Exception) -> None:
         if self._error is None and not self._left:
             self._error = error
+        self._work.notify()
         self._moved.notify_all()
 
     # What follows runs in the producer's own thread.
 
     def _run(self) -> None:
-        away: Deadline | None = None
+        try:
+            self._carry()
+        except Exception as error:  # whatever it is, nobody may wait for this thread for ever
+            said: Exception = error
+            if isinstance(error, RedisError):
+                said = ServerUnreachable(self._connection.settings.redacted_url, f"it answered {str(error)!r}")
+                said.__cause__ = error
+            with self._lock:
+                self._fail(said)
+
+    def _carry(self) -> None:
         batch: list[list[bytes]] = []
         while True:
             with self._lock:
-                while not batch and not self._items:
+                while not batch and not self._items and not self._blocked:
                     if self._left or self._error:
                         return
                     self._work.wait()
-                if self._error or (self._left and not batch):
+                if self._left or self._error:
                     return
                 if not batch:
                     batch = self._take()
             try:
                 full = self._put(batch)
-                away = None
-            except (RedisConnectionError, RedisTimeoutError, ServerUnreachable) as error:
-                # Sent again as it was: its sequence numbers tell what had arrived.
-                away = away or Deadline(_RETRY_S)
-                if away.passed:
-                    url = self._connection.settings.redacted_url
-                    self._give_up(ServerUnreachable(url, str(error)))
-                    return
-                with self._lock:
-                    self._work.wait(0.2)
-                continue
-            except LastcallError as error:
-                self._give_up(error)
-                return
-            if full:
-                self._wait_for_room()
-                if batch:
+                if full:
+                    self._wait_for_room()
                     batch = self._smaller(batch)
-
-    def _give_up(self, error: LastcallError) -> None:
-        with self._lock:
-            self._fail(error)
+            except (*AWAY, OutOfMemoryError) as error:
+                # Sent again as it was: its sequence numbers tell what had arrived. Memory comes free as work is done.
+                self._outage.bear(error)
+                continue
+            self._outage.over()
 
     def _take(self) -> list[list[bytes]]:
-        """Chunks out of what was put, to be sent in one call."""
+        """Chunks out of what was put, to be sent in one call; none where somebody asks for room alone."""
         most = self._chunk_items or self._fitting()
         if self._room > 0:
             most = min(most, self._room)
         chunks: list[list[bytes]] = []
         total = 0
-        while self._items and len(chunks) < _CHUNKS_A_CALL and total < _CHUNK_BYTES:
+        while self._items and len(chunks) < _CHUNKS_A_CALL and total < self._chunk_bytes:
             chunk: list[bytes] = []
             size = 0
             while self._items and len(chunk) < most:
-                if chunk and size + len(self._items[0]) > _CHUNK_BYTES:
+                if chunk and size + len(self._items[0]) > self._chunk_bytes:
                     break
                 item = self._items.popleft()
                 size += len(item)
@@ -295,25 +343,40 @@ class Producer(Generic[T]):
         ]
         cap = self._connection.slots(self._celery_queue) if self._celery_queue else 0
         put = self._ledger.put(self.name, self._epoch, first, chunks, cap)
-        accepted = put.seq - self._sent
-        with self._lock:
-            for items in batch[:accepted]:
-                self._position += len(items)
-                self._under_way -= len(items)
-            self._sent = put.seq
-            self._room = put.room
-            self._cost_us = put.cost_us
-            self._moved.notify_all()
-        del batch[:accepted]
-        self._connection.send(self._celery_queue, self._ledger.address, put.tickets)
+        try:
+            # Before anybody is told: a process may end when it has flushed, and a ticket that is not sent is missed
+            # for seconds.
+            self._connection.send(self._celery_queue, self._ledger.address, put.tickets)
+        finally:
+            accepted = put.seq - self._sent
+            with self._lock:
+                for items in batch[:accepted]:
+                    self._position += len(items)
+                    self._under_way -= len(items)
+                self._sent = put.seq
+                self._room = put.room
+                self._cost_us = put.cost_us
+                if not put.full:
+                    self._alone = None
+                self._moved.notify_all()
+            del batch[:accepted]
         return put.full
 
     def _wait_for_room(self) -> None:
-        self._connection.redis.blpop([self._ledger.room_key], timeout=_ROOM_S)
+        if self._connection.asking.blpop([self._ledger.room_key], timeout=_ROOM_S):
+            return
+        alone = None
+        try:
+            self._patience.look(self._ledger.status())
+        except NoWorker as error:
+            alone = error
+        with self._lock:
+            self._alone = alone
+            self._moved.notify_all()
 
     def _smaller(self, batch: list[list[bytes]]) -> list[list[bytes]]:
         """The same items in chunks that fit into the room there is."""
-        if self._room <= 0 or len(batch[0]) <= self._room:
+        if not batch or self._room <= 0 or len(batch[0]) <= self._room:
             return batch
         items = [item for chunk in batch for item in chunk]
         size = self._room

@@ -6,6 +6,8 @@ machine, that stop by themselves. How it ends is decided in Redis: state/lua/_se
 
 from __future__ import annotations
 
+import os
+import re
 import socket
 import uuid
 from collections.abc import Callable, Iterator
@@ -15,52 +17,61 @@ from lastcall import functions
 from lastcall.checks import bound, one_of, plain_name, positive, seconds
 from lastcall.connection import Connection
 from lastcall.consumer import Consumer
-from lastcall.errors import ConfigError, FunctionMismatch, QueueHasFunction, QueueMismatch
+from lastcall.errors import ConfigError, FunctionMismatch, QueueHasFunction, QueueMismatch, UnknownJob
 from lastcall.letters import DeadLetter, read_letter
-from lastcall.outcome import unpack_error
 from lastcall.payload import ITEM
 from lastcall.producer import Producer
-from lastcall.results import Reader
+from lastcall.results import Results
 from lastcall.state import keys
-from lastcall.state.ledger import ON_ERROR, ON_LOST, RESULTS, Ledger, Spec, Status, split
-from lastcall.waiting import raise_for, wait_for_end
+from lastcall.state.ledger import ON_ERROR, ON_LOST, RESULTS, Ledger, Spec, Status, shown, split
+from lastcall.waiting import AWAY, raise_for, reaching, unreachable, wait_for_end
 
 if TYPE_CHECKING:
     from lastcall.settings import Settings
 
 T = TypeVar("T")
 
+_CURSOR = re.compile(r"\d+-\d+")
+# Options as client.queue() calls them, where the ledger has another word.
+_SAID = {"celery": "workers", "expected": "producers", "down": "into"}
+
 
 class StatusableQueue(Generic[T]):
-    """A queue in Redis; made by client.queue(). A handle may be pickled and used on any machine."""
+    """A queue in Redis; made by client.queue(). A handle may be pickled and used on any machine, and after a fork.
+
+    Whatever asks the server raises ServerUnreachable when it is away, UnknownJob when the queue has expired.
+    """
 
     def __init__(self, connection: Connection, ledger: Ledger) -> None:
-        self._connection = connection
-        self._ledger = ledger
+        self._own_connection = connection
+        self._own_ledger = ledger
         meta = ledger.meta()
+        if not meta:
+            raise UnknownJob(ledger.shown)
         self.name = ledger.name
         self.job = ledger.job
         self.workers = meta["celery"].decode()
         self.maxsize = int(meta["maxsize"])
+        self._maxbytes = int(meta["maxbytes"])
         self.function_name = meta["identity"].decode()
         self._results = meta["results"].decode()
+        self._on_error = meta["on_error"].decode()
 
     def __repr__(self) -> str:
-        return f"<StatusableQueue {self._ledger.shown}>"
+        return f"<StatusableQueue {self._own_ledger.shown}>"
 
     def __reduce__(self) -> tuple[Any, ...]:
-        return attach, (self._connection.settings, self._ledger.address)
+        return attach, (self._own_connection.settings, self._own_ledger.address)
 
     # Putting
 
-    def producer(
-        self, name: str | None = None, *, chunk_items: int | None = None
-    ) -> Producer[T]:
+    @reaching
+    def producer(self, name: str | None = None, *, chunk_items: int | None = None) -> Producer[T]:
         """Take out a producer's lease: one live producer more, until its `with` block is left.
 
         name: the same again for one that comes back, to go on where it was; a token for one that was announced by
         producer_token(); None makes one up. chunk_items: items that travel together; None finds it by measuring.
-        Raises QueueFinished.
+        Raises QueueFinished, ConfigError.
         """
         if name is not None:
             plain_name("name", name)
@@ -69,23 +80,25 @@ class StatusableQueue(Generic[T]):
         if chunk_items is not None:
             positive("chunk_items", chunk_items)
         name = name or f"{socket.gethostname()}-{uuid.uuid4().hex[:12]}"
-        lease = self._of_mine()._ledger.join(name)
+        lease = self._ledger.join(name)
         return Producer(
             self._connection, self._ledger, self.workers, name, lease,
-            maxsize=self.maxsize, chunk_items=chunk_items,
+            maxsize=self.maxsize, maxbytes=self._maxbytes, chunk_items=chunk_items,
         )  # fmt: skip
 
+    @reaching
     def producer_token(self, *, lease_s: float = 60.0) -> str:
         """Take out a lease on behalf of a producer that starts elsewhere, later.
 
         Give the token there to `queue.producer(token)`. lease_s: seconds within which it must start, or it counts as
-        lost. Raises QueueFinished.
+        lost. Raises QueueFinished, ConfigError.
         """
         seconds("lease_s", lease_s)
         token = f"token-{uuid.uuid4().hex[:12]}"
-        self._ledger.join(token, lease_ms=int(lease_s * 1000))
+        self._ledger.join(token, lease_ms=max(1, int(lease_s * 1000)))
         return token
 
+    @reaching
     def seal(self) -> None:
         """Nothing more is put, whoever is still there: the queue ends when what it has is done."""
         self._ledger.seal()
@@ -99,47 +112,43 @@ class StatusableQueue(Generic[T]):
         return Consumer(self._connection, self._ledger)
 
     def __iter__(self) -> Iterator[T]:
-        """The items, shared with the other consumers, until the queue has ended.
+        """The items, shared with the other consumers, until the queue has ended. A loop that is left early gives back
+        what it has not got; what it was at counts as done (a consumer() gives that back, too, if it fails).
 
-        Raises ProducerLost if it ended incomplete, QueueCancelled, QueueHasFunction.
+        Raises ProducerLost if it ended incomplete, QueueCancelled, QueueHasFunction, and what consumer().get() does.
         """
-        return self._consume(self.consumer())
+        return _consume(self.consumer())
 
-    def _consume(self, consumer: Consumer[T]) -> Iterator[T]:
-        try:
-            yield from consumer
-        finally:
-            consumer.close()
-
-    def results(self, *, timeout: float | None = None, cursor: str = "") -> Iterator[Any]:
+    def results(self, *, timeout: float | None = None, cursor: str = "") -> Results:
         """What the function returned, as it comes, until the queue has ended.
 
         Items that became dead letters are left out here; join() and dead_letters() tell of them. timeout: seconds to
-        wait for each. Raises an item's exception if the queue was made with on_error="return"; ProducerLost,
-        QueueCancelled, NoWorker, WaitTimeout; ConfigError if it has no function or keeps no results.
+        wait for each. cursor: where to go on, the `cursor` of what this returned before. With results="once" there is
+        one reader. Raises an item's exception if the queue was made with on_error="return"; ProducerLost,
+        QueueCancelled, NoWorker, WaitTimeout, BadEnvelope; ConfigError if it has no function, keeps
+        no results, or puts them into another queue.
         """
+        ledger = self._ledger
         if not self.function_name:
             raise ConfigError("results()", "called on a queue with a function", "one without",
                               "iterate over the queue itself")  # fmt: skip
         if self._results == "discard":
-            raise ConfigError("results()", "called on a queue that keeps results", 'results="discard"')
-        return self._read(timeout, cursor)
-
-    def _read(self, timeout: float | None, cursor: str) -> Iterator[Any]:
-        reader = Reader(self._connection, self._ledger, self.workers, cursor)
-        on_error = self._ledger.meta()["on_error"].decode()
-        for entry in reader.entries(timeout):
-            errors = entry.outcome.errors
-            for at, value in enumerate(entry.outcome.values):
-                if at not in errors:
-                    yield value
-                elif on_error == "return":
-                    raise unpack_error(errors[at], self._connection.sealer.keyed)
-        if reader.ended != "DRAINED":
-            raise_for(self.status())
+            raise ConfigError("results()", "called on a queue that keeps results", 'results="discard"',
+                              'make the queue with results="keep" or "once"')  # fmt: skip
+        if len(ledger.names) > 1:
+            last = shown(ledger.job, ledger.names[-1])
+            raise ConfigError("results()", "called on the last queue of a job", f"one whose outputs go to {last}",
+                              "read the results of that")  # fmt: skip
+        if cursor and not _CURSOR.fullmatch(cursor):
+            raise ConfigError("cursor", "the cursor of results that were read before", repr(cursor))
+        return Results(
+            self._connection, ledger, once=self._results == "once", returns_errors=self._on_error == "return",
+            timeout=timeout, cursor=cursor,
+        )  # fmt: skip
 
     # Looking
 
+    @reaching
     def status(self) -> Status:
         """One moment's picture: state, counters, producers."""
         return self._ledger.status()
@@ -154,28 +163,50 @@ class StatusableQueue(Generic[T]):
         raise_for(status)
         return status
 
+    @reaching
     def cancel(self) -> Status:
         """Drop what is waiting and refuse what is running."""
         self._ledger.cancel()
         return self.status()
 
     def dead_letters(self) -> Iterator[DeadLetter]:
-        """The items that were given up on, in no order."""
+        """The items that were given up on, in no order. Raises BadEnvelope, NotDeserializable."""
         letters = self._connection.redis.hscan_iter(keys.of_queue(self.job, self.name, "dead"))
-        for item, record in letters:
-            yield read_letter(self._connection.sealer, self._ledger, item.decode(), record)
+        try:
+            for item, record in letters:
+                yield read_letter(self._connection.sealer, self._ledger, item.decode(), record)
+        except AWAY as error:
+            raise unreachable(self._connection, error) from error
 
-    def _of_mine(self) -> StatusableQueue[T]:
-        # A handle that came here by a fork works through the parent's connection until it is used.
-        self._connection = Connection.of(self._connection.settings)
-        self._ledger.redis = self._connection.redis
-        return self
+    @property
+    def _connection(self) -> Connection:
+        if self._own_connection.pid != os.getpid():
+            # It came here by a fork: the parent's connection, and the leases that it renews, are the parent's.
+            self._own_connection = Connection.of(self._own_connection.settings)
+            self._own_ledger = Ledger(self._own_connection.redis, self.job, self._own_ledger.names)
+        return self._own_connection
+
+    @property
+    def _ledger(self) -> Ledger:
+        _ = self._connection
+        return self._own_ledger
+
+
+# Not a method: its frame would hold on to the consumer of a loop that was left.
+def _consume(consumer: Consumer[T]) -> Iterator[T]:
+    try:
+        yield from consumer
+    finally:
+        consumer.close()
 
 
 def attach(settings: Settings, address: str) -> StatusableQueue[Any]:
-    """A handle to a queue that exists. Raises UnknownJob."""
+    """A handle to a queue that exists. Raises UnknownJob, ServerUnreachable."""
     connection = Connection.of(settings)
-    return StatusableQueue(connection, Ledger.open(connection.redis, *split(address)))
+    try:
+        return StatusableQueue(connection, Ledger.open(connection.redis, *split(address)))
+    except AWAY as error:
+        raise unreachable(connection, error) from error
 
 
 def make(
@@ -203,6 +234,10 @@ def make(
         raise ConfigError("into", f"a queue of the same job ({job})", f"one of job {into.job}")
     if into is not None and function is None:
         raise ConfigError("into", "given with a function, whose outputs go there", "no function")
+    if into is not None and on_error == "return":
+        raise ConfigError(
+            "on_error", "'dead' where outputs go into another queue", "'return'", "nobody reads results of this one"
+        )
     sealer = connection.sealer
     identity, sealed, celery = None, None, None
     if function is not None:
@@ -235,7 +270,8 @@ def make(
         if error.option == "identity":
             none = "no function"
             raise FunctionMismatch(error.queue, error.expected or none, error.got or none) from None
-        raise
+        said = _SAID.get(error.option, error.option)
+        raise QueueMismatch(error.queue, said, error.expected, error.got) from None
     if state not in ("DRAINED", "INCOMPLETE", "CANCELLED"):
         connection.redis.hset(keys.QUEUES, ledger.address, celery or ledger.meta()["celery"])
     if into is None:
@@ -245,4 +281,3 @@ def make(
     if queue.workers:
         connection.ensure_workers(queue.workers)
     return queue
-

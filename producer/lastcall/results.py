@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import contextlib
+import itertools
+from collections.abc import Generator, Iterator
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from lastcall.errors import WaitTimeout, WorkerLost
-from lastcall.outcome import pack_error
+from redis.exceptions import RedisError
+
+from lastcall.errors import BadEnvelope, LastcallError, NotDeserializable, WaitTimeout, WorkerLost
+from lastcall.outcome import pack_error, unpack_error
 from lastcall.payload import Outcome, open_outcome
-from lastcall.waiting import Deadline, Patience
+from lastcall.waiting import AWAY, Deadline, Outage, Patience, describe, raise_for
 
 if TYPE_CHECKING:
     from lastcall.connection import Connection
@@ -16,13 +20,16 @@ if TYPE_CHECKING:
 
 _LOOK_S = 1.0
 _ENTRIES = 100
+_NONE = Outcome(0, [], {})
 
 
 class Entry(NamedTuple):
     """What one chunk came to. `number` and `start` tell where its items were put."""
 
+    at: str  # in the stream, several may be at one place
     chunk: str
     outcome: Outcome
+    error: LastcallError | None = None  # why there is no outcome
 
     @property
     def number(self) -> int:
@@ -39,72 +46,188 @@ class Entry(NamedTuple):
 class Reader:
     """Reads a queue's outcomes from the first on, or from a cursor.
 
-    cursor: "" or where an earlier reader stood (`reader.cursor`). After the last entry `ended` is the queue's state.
-    With results="once" what was read is removed when `ack()` says so.
+    cursor: "" or where an earlier reader stood: behind the last entry that was handed out as a whole.
+    once: the queue has results="once": what was handed out, or `ack()` says, is removed, and makes room for producers.
+    After the last entry `ended` is the queue's state.
     """
 
-    def __init__(self, connection: Connection, ledger: Ledger, celery_queue: str, cursor: str = "") -> None:
+    def __init__(self, connection: Connection, ledger: Ledger, *, once: bool, cursor: str = "") -> None:
         self.cursor = cursor or "0-0"
         self.ended = ""
         self._connection = connection
-        self._ledger = ledger
-        self._patience = Patience(connection, ledger.shown, celery_queue)
-        self._unacked = 0
+        self._ledger = connection.asked(ledger)
+        self._read_to = self.cursor
+        self._outage = Outage(connection)
+        self._patience = Patience(connection)
+        self._once = once
+        self._unacked = 0  # items
+        self._unconfirmed: tuple[str, int] | None = None
 
     def read(self, block_s: float) -> list[Entry]:
-        """The outcomes that are there; waits up to `block_s` seconds where there are none yet."""
+        """The outcomes that are there; waits up to `block_s` seconds where there are none yet.
+
+        Raises NoWorker, UnknownJob, and ServerUnreachable when the server has been away for a minute.
+        """
         if self.ended:
             return []
-        key = self._ledger.results_key
-        reply: Any = self._connection.redis.xread(
-            {key: self.cursor}, count=_ENTRIES, block=int(block_s * 1000) if block_s > 0 else None
-        )
-        if not reply:
-            if block_s > 0:
-                self._patience.look()
+        try:
+            reply = self._ask(block_s)
+            if not reply and block_s > 0:
+                status = self._ledger.status()
+                self._patience.look(status)
+                if status.ended:
+                    # Its end may have been read, and removed, by another reader.
+                    reply = self._ask(0)
+                    self.ended = "" if reply else status.state
+        except AWAY as error:
+            self._outage.bear(error, block_s)
             return []
-        self._patience.reset()
-        entries = []
-        for entry_id, fields in reply[0][1]:
-            self.cursor = entry_id.decode()
+        self._outage.over()
+        entries: list[Entry] = []
+        for entry_id, fields in reply[0][1] if reply else ():
+            at = entry_id.decode()
             for name, data in fields.items():
                 if name == b"end":
                     self.ended = data.decode()
                 else:
-                    entries.append(self._open(name.decode(), data))
-        self._unacked += sum(len(entry.outcome.values) for entry in entries)
+                    entries.append(self._open(at, name.decode(), data))
+            if not self.ended:
+                # The end stays where it is, for readers that come later.
+                self._read_to = at
         return entries
 
-    def entries(self, timeout_s: float | None = None) -> Iterator[Entry]:
-        """Outcomes as they come, until the queue has ended. timeout_s: for each, None for none.
+    def entries(self, timeout_s: float | None = None) -> Generator[list[Entry], None, None]:
+        """Outcomes as they come, those that came in one entry of the stream together, until the queue has ended.
 
-        Raises WaitTimeout, NoWorker.
+        passed() says that the last ones were handed out. timeout_s: for each, None for none.
+
+        Raises WaitTimeout, NoWorker, UnknownJob, ServerUnreachable.
         """
-        status = self._ledger.status()
-        with self._connection.heart.watching(self._ledger, status.workers):
+        with self._connection.heart.watching(self._ledger):
             deadline = Deadline(timeout_s)
-            while not self.ended:
-                entries = self.read(deadline.left(_LOOK_S) or 0.001)
-                if entries:
-                    yield from entries
-                    self.ack()
-                    deadline = Deadline(timeout_s)
-                elif deadline.passed and not self.ended:
-                    what = self._patience.describe(self._ledger.status())
-                    raise WaitTimeout(f"results of {what}", deadline.waited_s)
+            try:
+                while not self.ended:
+                    entries = self.read(max(deadline.left(_LOOK_S), 0.001))
+                    for _, together in itertools.groupby(entries, key=lambda entry: entry.at):
+                        yield list(together)
+                    if entries:
+                        self._ack(self.cursor)
+                        deadline = Deadline(timeout_s)
+                    elif deadline.passed and not self.ended:
+                        raise WaitTimeout(f"results of {self.describe()}", deadline.waited_s)
+            except GeneratorExit:
+                with contextlib.suppress(RedisError, LastcallError):  # then it is read again, by the next reader
+                    self._ack(self.cursor)
+                raise
 
-    def ack(self) -> None:
-        """What was read so far may be removed, which makes room for producers."""
-        if self._unacked:
-            self._ledger.ack(self.cursor, self._unacked)
-            self._unacked = 0
+    def passed(self, together: list[Entry]) -> None:
+        """All of these were handed out: the cursor is behind them."""
+        self.cursor = together[-1].at
+        self._unacked += sum(len(entry.outcome.values) for entry in together)
 
-    def _open(self, chunk: str, data: bytes) -> Entry:
-        ledger = self._ledger
+    def describe(self) -> str:
+        """What is waited for, for the message of a timeout."""
+        if not self._outage:
+            try:
+                return describe(self._connection, self._ledger.status())
+            except AWAY:
+                pass
+        return f"queue {self._ledger.shown}: {self._outage}"
+
+    def ack(self, items: int) -> None:
+        """All that was read may be removed. items: since the last time."""
+        self._unacked += items
+        self._ack(self._read_to)
+
+    def _ack(self, cursor: str) -> None:
+        while self._once and (self._unacked or self._unconfirmed):
+            if self._unconfirmed is None:
+                self._unconfirmed, self._unacked = (cursor, self._unacked), 0
+            try:
+                self._ledger.ack(*self._unconfirmed)
+            except AWAY:
+                return  # the next read tells; said again as it was, it does not count twice
+            self._unconfirmed = None
+
+    def _ask(self, block_s: float) -> Any:
+        return self._connection.asking.xread(
+            {self._ledger.results_key: self._read_to},
+            count=_ENTRIES,
+            block=max(1, int(block_s * 1000)) if block_s > 0 else None,
+        )
+
+    def _open(self, at: str, chunk: str, data: bytes) -> Entry:
+        ledger, sealer = self._ledger, self._connection.sealer
         if data[:1] == b"X":
             # Made by a script, which cannot sign: it says no more than that an item was given up.
-            entry = Entry(chunk, Outcome(0, [None], {}))
+            entry = Entry(at, chunk, _NONE)
             lost = WorkerLost(ledger.shown, entry.start, int(data[1:]))
-            error: dict[int, Any] = {0: pack_error(lost, self._connection.sealer.keyed)}
-            return Entry(chunk, Outcome(0, [None], error))
-        return Entry(chunk, open_outcome(self._connection.sealer, ledger.job, ledger.name, chunk, data[1:]))
+            return Entry(at, chunk, Outcome(0, [None], {0: pack_error(lost, sealer.keyed)}))
+        try:
+            return Entry(at, chunk, open_outcome(sealer, ledger.job, ledger.name, chunk, data[1:]))
+        except BadEnvelope as error:
+            self._connection.refused()
+            return Entry(at, chunk, _NONE, error)
+        except NotDeserializable as error:
+            return Entry(at, chunk, _NONE, error)
+
+
+class Results(Iterator[Any]):
+    """A queue's results, as they come; made by queue.results(). Ends when the queue has ended.
+
+    Where an item's exception is its result it is raised, and the next call goes on behind it. cursor: where another
+    reader would go on: queue.results(cursor=cursor). Of results that travelled together, all come again there until
+    the last one was handed out.
+    """
+
+    def __init__(
+        self, connection: Connection, ledger: Ledger, *,
+        once: bool, returns_errors: bool, timeout: float | None, cursor: str,
+    ) -> None:  # fmt: skip
+        self._reader = Reader(connection, ledger, once=once, cursor=cursor)
+        self._values = _values(connection, ledger, self._reader, returns_errors=returns_errors, timeout=timeout)
+
+    def __iter__(self) -> Results:
+        return self
+
+    def __next__(self) -> Any:
+        value, error = next(self._values)
+        if error is not None:
+            raise error
+        return value
+
+    def close(self) -> None:
+        """Read no more."""
+        self._values.close()
+
+    @property
+    def cursor(self) -> str:
+        return self._reader.cursor
+
+
+# Not a method: its frame would hold the iterator, which then were not closed as soon as nobody refers to it.
+def _values(
+    connection: Connection, ledger: Ledger, reader: Reader, *, returns_errors: bool, timeout: float | None
+) -> Generator[tuple[Any, BaseException | None], None, None]:
+    keyed = connection.sealer.keyed
+    with contextlib.closing(reader.entries(timeout)) as entries:
+        for together in entries:
+            handed: list[tuple[Any, BaseException | None]] = []
+            for entry in together:
+                if entry.error is not None:
+                    raise entry.error
+                errors = entry.outcome.errors
+                for at, value in enumerate(entry.outcome.values):
+                    if at not in errors:
+                        handed.append((value, None))
+                    elif returns_errors:
+                        handed.append((None, unpack_error(errors[at], keyed)))
+            # Before the last one: whoever has it may ask for no more.
+            for at, one in enumerate(handed):
+                if at + 1 == len(handed):
+                    reader.passed(together)
+                yield one
+            if not handed:
+                reader.passed(together)
+    if reader.ended != "DRAINED":
+        raise_for(ledger.status())

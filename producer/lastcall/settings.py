@@ -152,8 +152,7 @@ def redact(url: str) -> str:
     """A URL without its password, for messages."""
     parts = urlsplit(url)
     query = [
-        (name, "***" if "password" in name else value)
-        for name, value in parse_qsl(parts.query, keep_blank_values=True)
+        (name, "***" if "password" in name else value) for name, value in parse_qsl(parts.query, keep_blank_values=True)
     ]
     userinfo, at, host = parts.netloc.rpartition("@")
     user, colon, _ = userinfo.partition(":")
@@ -249,9 +248,7 @@ def _load_key(key: str | bytes | None, key_file: str | os.PathLike[str] | None) 
     if key is None and key_file is None:
         key, key_file = _from_environment("key"), _from_environment("key_file")
         if key and key_file:
-            raise ConfigError(
-                "key", "given once", "LASTCALL_KEY and LASTCALL_KEY_FILE", "unset one of them"
-            )
+            raise ConfigError("key", "given once", "LASTCALL_KEY and LASTCALL_KEY_FILE", "unset one of them")
     if key_file is not None:
         return _read("key_file", key_file)
     return key.encode("utf-8", "surrogateescape") if isinstance(key, str) else key
@@ -270,13 +267,9 @@ def _read(name: str, path: str | os.PathLike[str]) -> bytes:
     try:
         content = Path(path).read_bytes().rstrip(b"\r\n")
     except OSError as error:
-        raise ConfigError(
-            _both_names(name), "the path of a file that can be read", f"{path!s}", str(error)
-        ) from error
+        raise ConfigError(_both_names(name), "the path of a file that can be read", f"{path!s}", str(error)) from error
     if not content:
-        raise ConfigError(
-            _both_names(name), "the path of a file with one secret in it", f"{path!s}, empty"
-        )
+        raise ConfigError(_both_names(name), "the path of a file with one secret in it", f"{path!s}, empty")
     return content
 
 

@@ -65,9 +65,7 @@ def names() -> tuple[str, ...]:
 
 def _default_name(function: Callable[..., Any]) -> str:
     if not hasattr(function, "__qualname__"):
-        raise ConfigError(
-            "name", "given for a callable that has none of its own", repr(function), "@task(name=)"
-        )
+        raise ConfigError("name", "given for a callable that has none of its own", repr(function), "@task(name=)")
     return _place(function)
 
 

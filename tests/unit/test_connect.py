@@ -179,9 +179,7 @@ def test_a_host_without_an_address_is_unreachable() -> None:
         connect(Settings(url="redis://host.invalid"))
 
 
-def test_a_server_that_hangs_is_unreachable_in_some_seconds(
-    server: Server, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_server_that_hangs_is_unreachable_in_some_seconds(server: Server, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("lastcall.connect._CONNECT_TIMEOUT_S", 0.2)
     with server.paused(), pytest.raises(ServerUnreachable, match="no answer in time"):
         connect(Settings(url=server.url))

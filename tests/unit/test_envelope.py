@@ -15,7 +15,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from lastcall import envelope
-from lastcall.envelope import OVERHEAD_BYTES, Sealer, dump_pickle, unserializable
+from lastcall.envelope import OVERHEAD_BYTES, Sealer, dump_pickle, load_by_value, unserializable
 from lastcall.errors import BadEnvelope, ConfigError, NotDeserializable, NotSerializable
 
 KEY = b"sixteen bytes or more"
@@ -342,9 +342,7 @@ if __name__ == "__main__":
 
 
 @pytest.mark.parametrize("how", ["main", "child"])
-def test_what_the_main_module_defines_is_opened_in_a_process_with_another(
-    tmp_path: Path, how: str
-) -> None:
+def test_what_the_main_module_defines_is_opened_in_a_process_with_another(tmp_path: Path, how: str) -> None:
     script = tmp_path / "script.py"
     script.write_text(MAIN)
     subprocess.run([sys.executable, script, tmp_path / "out", how], check=True, timeout=60)
@@ -355,3 +353,10 @@ def test_what_the_main_module_defines_is_opened_in_a_process_with_another(
 def test_a_value_that_merely_mentions_main_comes_out_as_it_went_in() -> None:
     text = 'if __name__ == "__main__": main()'
     assert pickle.loads(dump_pickle([text])) == [text]
+
+
+def test_what_goes_by_value_from_another_python_is_refused_before_it_is_rebuilt() -> None:
+    version = (sys.version_info[0], sys.version_info[1] + 1)
+    with pytest.raises(RuntimeError, match=rf"from Python {version[0]}\.{version[1]}, and this is Python"):
+        load_by_value(version, b"not even a pickle")
+    assert load_by_value(sys.version_info[:2], pickle.dumps("mine")) == "mine"

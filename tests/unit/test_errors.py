@@ -40,6 +40,7 @@ SAMPLES: list[LastcallError] = [
     errors.Empty("frames", 1.5),
     errors.RemoteError("images.BadImage", "not a PNG"),
     errors.RemoteTraceback("Traceback (most recent call last):\n"),
+    errors.ClientClosed(),
 ]
 
 
@@ -124,7 +125,10 @@ def test_errors_are_caught_as_the_builtin_that_people_expect(
         (errors.QueueFinished("frames", "ODD"), ["its state is ODD"]),
         (
             errors.ProducerLost("q", (("camera-1", 9.25), ("camera-2", 12.0))),
-            ["camera-1 (silent for 9.2 s), camera-2 (silent for 12.0 s)", 'on_lost="ignore"'],
+            [
+                "camera-1 (it failed, or was silent for 9.2 s), camera-2 (it failed, or was silent for 12.0 s)",
+                'on_lost="ignore"',
+            ],
         ),
         (
             errors.NoWorker("frames", "gpu", 60.0),
@@ -134,8 +138,12 @@ def test_errors_are_caught_as_the_builtin_that_people_expect(
         (errors.BadEnvelope("cut short", ("job", "q")), ["job/q: cut short"]),
     ],
 )
-def test_a_message_says_what_was_expected_what_came_and_what_to_do(
-    error: LastcallError, parts: list[str]
-) -> None:
+def test_a_message_says_what_was_expected_what_came_and_what_to_do(error: LastcallError, parts: list[str]) -> None:
     for part in parts:
         assert part in str(error)
+
+
+def test_a_stage_that_was_lost_is_not_said_to_have_been_silent() -> None:
+    said = str(errors.ProducerLost("parse", (("stage:read", 10.0), ("walker-1", 2.5))))
+    assert "stage:read (that queue ended incomplete or was cancelled" in said
+    assert "walker-1 (it failed, or was silent for 2.5 s)" in said

@@ -86,9 +86,7 @@ def travel(function: Callable[..., Any], key: bytes | None = KEY) -> Callable[..
         (os.path.join, "posixpath:join"),
     ],
 )
-def test_an_importable_function_travels_by_reference(
-    function: Callable[..., Any], body: str
-) -> None:
+def test_an_importable_function_travels_by_reference(function: Callable[..., Any], body: str) -> None:
     spec = dump(function, True)
     assert (spec.kind, spec.body, spec.identity) == ("ref", body, body)
     assert spec.name == body.replace(":", ".")
@@ -306,17 +304,13 @@ def test_a_value_that_needs_a_missing_module_names_it() -> None:
 
 def test_a_value_that_cannot_be_rebuilt_says_why() -> None:
     body = pickle.dumps(add).replace(b"add", b"odd")
-    with pytest.raises(
-        FunctionNotImportable, match=r"rebuilding it failed with AttributeError.*odd"
-    ):
+    with pytest.raises(FunctionNotImportable, match=r"rebuilding it failed with AttributeError.*odd"):
         load(("value", "a.b", body), WORKER, True)
     with pytest.raises(FunctionNotImportable, match=r"expected a callable there, got .* type int"):
         load(("value", "a.b", pickle.dumps(3)), WORKER, True)
 
 
-@pytest.mark.parametrize(
-    "wire", [("odd", "a.b", "a:b"), ("ref", "a.b", b"a:b"), ("value", "a", "")]
-)
+@pytest.mark.parametrize("wire", [("odd", "a.b", "a:b"), ("ref", "a.b", b"a:b"), ("value", "a", "")])
 def test_a_spec_of_another_version_is_refused(wire: tuple[Any, ...]) -> None:
     with pytest.raises(FunctionNotAllowed, match="same version"):
         load(wire, WORKER, True)

@@ -93,9 +93,7 @@ def test_wheel_holds_the_three_packages_whole_and_nothing_else(wheel: Wheel) -> 
 def test_wheel_holds_every_lua_script(wheel: Wheel) -> None:
     scripts = {path.name for path in (ROOT / "producer/lastcall/state/lua").glob("*.lua")}
     assert scripts
-    assert {
-        name.rpartition("/")[2] for name in wheel.sizes if name.startswith("lastcall/state/lua/")
-    } >= scripts
+    assert {name.rpartition("/")[2] for name in wheel.sizes if name.startswith("lastcall/state/lua/")} >= scripts
 
 
 @pytest.mark.parametrize("package", PACKAGES)
@@ -125,9 +123,7 @@ def test_metadata_names_licence_python_and_version(wheel: Wheel) -> None:
 
 
 def test_the_command_is_declared(wheel: Wheel) -> None:
-    assert b"[console_scripts]\nlastcall = lastcall.cli:main\n" in wheel.dist_info(
-        "entry_points.txt"
-    )
+    assert b"[console_scripts]\nlastcall = lastcall.cli:main\n" in wheel.dist_info("entry_points.txt")
 
 
 def test_extras_gate_everything_that_a_bare_client_does_not_need(wheel: Wheel) -> None:
@@ -139,12 +135,12 @@ def test_extras_gate_everything_that_a_bare_client_does_not_need(wheel: Wheel) -
         "worker",
     }
     assert directly_needed(wheel, "") == {
+        "click",
         "cloudpickle",
         "kombu",
         "msgpack",
         "redis",
         "rich",
-        "typer",
     }
     assert directly_needed(wheel, "worker") == {"celery"}
     assert directly_needed(wheel, "gevent") == {"gevent"}
@@ -234,9 +230,7 @@ def test_bare_client_has_the_public_names(wheel: Wheel, not_in_a_bare_client: li
     assert out.split() == ["Client", "StatusableQueue"]
 
 
-def test_bare_client_shows_the_command_lines_help(
-    wheel: Wheel, not_in_a_bare_client: list[str]
-) -> None:
+def test_bare_client_shows_the_command_lines_help(wheel: Wheel, not_in_a_bare_client: list[str]) -> None:
     code = "import sys\nfrom lastcall.cli import main\nsys.argv[1:] = ['--help']\nmain()"
     help_text = run_as_a_bare_client(wheel, not_in_a_bare_client, code)
     for command in ("demo", "worker", "status"):
@@ -261,8 +255,7 @@ def imports(tree: ast.Module) -> Iterator[tuple[int, str]]:
             case ast.ImportFrom(module=str(module), level=0):
                 yield node.lineno, module
             case ast.Call(
-                func=ast.Name(id="__import__" | "import_module")
-                | ast.Attribute(attr="import_module"),
+                func=ast.Name(id="__import__" | "import_module") | ast.Attribute(attr="import_module"),
                 args=[ast.Constant(value=str(module)), *_],
             ):
                 yield node.lineno, module
@@ -287,17 +280,11 @@ def test_nothing_imports_by_the_name_of_a_role_folder() -> None:
     dotted = tuple(f"{role.replace('/', '.')}.{package}" for package, role in PACKAGES.items())
     found = []
     for path, tree in sources(*everything):
-        found += [
-            f"{path}:{line} imports {name}"
-            for line, name in imports(tree)
-            if name.split(".")[0] in ROLES
-        ]
+        found += [f"{path}:{line} imports {name}" for line, name in imports(tree) if name.split(".")[0] in ROLES]
         found += [
             f"{path}:{node.lineno} names {node.value!r}"
             for node in ast.walk(tree)
-            if isinstance(node, ast.Constant)
-            and isinstance(node.value, str)
-            and node.value.startswith(dotted)
+            if isinstance(node, ast.Constant) and isinstance(node.value, str) and node.value.startswith(dotted)
         ]
     assert found == []
 
@@ -334,8 +321,6 @@ def test_make_shows_every_target_with_what_it_does() -> None:
     declared = re.search(r"^\.PHONY: (.+)$", makefile, re.MULTILINE)
     assert declared is not None
     quiet = {name: value for name, value in os.environ.items() if not name.startswith("MAKE")}
-    shown = subprocess.run(
-        ["make"], cwd=ROOT, env=quiet, capture_output=True, text=True, check=True
-    )
+    shown = subprocess.run(["make"], cwd=ROOT, env=quiet, capture_output=True, text=True, check=True)
     lines = [re.fullmatch(r"  make (\S+) +(\S.+)", line) for line in shown.stdout.splitlines()]
     assert [line and line.group(1) for line in lines] == declared.group(1).split()

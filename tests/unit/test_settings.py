@@ -86,9 +86,7 @@ def test_settings_are_frozen_copied_with_replace_and_pickled() -> None:
 
 
 def test_secrets_are_not_shown() -> None:
-    settings = Settings(
-        url="redis://:secret-1@here", key=b"secret-2" * 2, broker_url="x://s:secret-3@"
-    )
+    settings = Settings(url="redis://:secret-1@here", key=b"secret-2" * 2, broker_url="x://s:secret-3@")
     assert "secret" not in repr(settings)
     assert settings.redacted_url == "redis://:***@here"
 
@@ -126,9 +124,7 @@ def test_secrets_are_not_shown() -> None:
         ("unix:///a;b", "redis+socket:///a%3Bb?virtual_host=0", "unix:///a;b"),
     ],
 )
-def test_a_url_is_put_into_kombus_words_and_shown_without_its_password(
-    url: str, broker: str, redacted: str
-) -> None:
+def test_a_url_is_put_into_kombus_words_and_shown_without_its_password(url: str, broker: str, redacted: str) -> None:
     settings = Settings(url=url)
     assert settings.broker == broker
     assert settings.redacted_url == redacted
@@ -182,9 +178,7 @@ def test_another_broker_is_taken_as_it_is() -> None:
         ("unix://", "'unix://'", "absolute"),
     ],
 )
-def test_a_url_that_cannot_be_used_is_refused_with_what_to_do(
-    url: str, got: str, hint: str
-) -> None:
+def test_a_url_that_cannot_be_used_is_refused_with_what_to_do(url: str, got: str, hint: str) -> None:
     with pytest.raises(ConfigError) as caught:
         Settings(url=url)
     assert caught.value.name == "url (LASTCALL_URL)"
@@ -208,9 +202,7 @@ def test_a_broker_url_without_a_scheme_is_refused() -> None:
 
 
 @pytest.mark.parametrize("ending", ["", "\n", "\r\n"])
-def test_the_servers_password_is_read_from_a_file(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, ending: str
-) -> None:
+def test_the_servers_password_is_read_from_a_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, ending: str) -> None:
     (tmp_path / "password").write_bytes(f" p@ss/wörd {ending}".encode())
     monkeypatch.setenv("LASTCALL_PASSWORD_FILE", str(tmp_path / "password"))
     for url in ("redis://user@host:7000/1", "unix://user@/p/s?db=1"):
@@ -246,9 +238,7 @@ def test_two_keys_are_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -
 
 @pytest.mark.parametrize("key", ["fifteen bytes 1", b"", "é" * 7])
 def test_a_key_too_short_is_refused_with_its_length(key: str | bytes) -> None:
-    with pytest.raises(
-        ConfigError, match=r"at least 16 bytes, got .* bytes: .*lastcall secrets"
-    ) as caught:
+    with pytest.raises(ConfigError, match=r"at least 16 bytes, got .* bytes: .*lastcall secrets") as caught:
         Settings.load(key=key)
     size = len(key.encode()) if isinstance(key, str) else len(key)
     assert caught.value.got == f"{size} bytes"
@@ -274,9 +264,7 @@ def test_a_secrets_file_that_cannot_be_read_or_is_empty_is_named(
 # Numbers
 
 
-@pytest.mark.parametrize(
-    "name", ["lease_s", "slice_s", "linger_s", "reap_s", "ttl_s", "worker_wait_s"]
-)
+@pytest.mark.parametrize("name", ["lease_s", "slice_s", "linger_s", "reap_s", "ttl_s", "worker_wait_s"])
 @pytest.mark.parametrize("value", [-1, float("nan"), float("inf"), "5", True])
 def test_seconds_that_cannot_be_used_are_refused(name: str, value: object) -> None:
     with pytest.raises(ConfigError, match="a number of seconds") as caught:
@@ -298,9 +286,7 @@ def test_an_item_limit_that_cannot_be_used_is_refused(value: object) -> None:
 
 
 @pytest.mark.parametrize(("name", "value"), [("LEASE_S", "ten"), ("MAX_ITEM_BYTES", "64MB")])
-def test_a_number_that_cannot_be_read_is_refused(
-    monkeypatch: pytest.MonkeyPatch, name: str, value: str
-) -> None:
+def test_a_number_that_cannot_be_read_is_refused(monkeypatch: pytest.MonkeyPatch, name: str, value: str) -> None:
     monkeypatch.setenv(f"LASTCALL_{name}", value)
     with pytest.raises(ConfigError, match=f"LASTCALL_{name} must be an?.*got '{value}'"):
         Settings.load()

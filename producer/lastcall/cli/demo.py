@@ -52,14 +52,11 @@ def command(ctx: click.Context, producers: int, check: bool, as_json: bool) -> N
     with Client() as client:
         parsing, reading = _queues(client, f"census-{uuid.uuid4().hex[:12]}", producers, reopen=False)
         fresh = multiprocessing.get_context("spawn")
-        walkers = [
-            fresh.Process(target=_walk, args=(reading, share, producers))
-            for share in range(producers)
-        ]
+        walkers = [fresh.Process(target=_walk, args=(reading, share, producers)) for share in range(producers)]
         _say(as_json, f"{producers} producers walk {stdlib()}")
         for walker in walkers:
             walker.start()
-        code = _gather(client, parsing, reading, producers, check=check, as_json=as_json)
+        code = _gather(parsing, reading, check=check, as_json=as_json)
         for walker in walkers:
             walker.join()
     sys.exit(code)
@@ -83,7 +80,7 @@ def producer(producers: int, check: bool, as_json: bool) -> None:
             out.put_many(walk(out.place - 1, producers))
             out.flush()
             _say(as_json, f"producer {out.place} of {producers} has put {out.position} files")
-        code = _gather(client, parsing, reading, producers, check=check, as_json=as_json)
+        code = _gather(parsing, reading, check=check, as_json=as_json)
     sys.exit(code)
 
 
@@ -104,7 +101,7 @@ def _walk(queue: StatusableQueue[str], share: int, shares: int) -> None:
 
 
 def _gather(
-    client: Client, parsing: StatusableQueue[Any], reading: StatusableQueue[str], producers: int, *,
+    parsing: StatusableQueue[Any], reading: StatusableQueue[str], *,
     check: bool, as_json: bool,
 ) -> int:  # fmt: skip
     console = Console(stderr=as_json)
@@ -155,9 +152,7 @@ def _check(census: Census, report: dict[str, Any], as_json: bool) -> int:
 
 
 @contextmanager
-def _progress(
-    console: Console, parsing: StatusableQueue[Any], reading: StatusableQueue[str]
-) -> Iterator[Any]:
+def _progress(console: Console, parsing: StatusableQueue[Any], reading: StatusableQueue[str]) -> Iterator[Any]:
     """Bars for the stages on a terminal; lines, now and then, in a pipe."""
     seen = {"at": time.monotonic()}
     with ExitStack() as stack:
@@ -166,10 +161,14 @@ def _progress(
         if console.is_terminal:
             bars = stack.enter_context(
                 Progress(
-                    TextColumn("{task.description:>6}"), BarColumn(), MofNCompleteColumn(),
-                    TextColumn("{task.fields[rate]:>9}"), TimeRemainingColumn(),
-                    TextColumn("{task.fields[waits]}"), console=console,
-                )  # fmt: skip
+                    TextColumn("{task.description:>6}"),
+                    BarColumn(),
+                    MofNCompleteColumn(),
+                    TextColumn("{task.fields[rate]:>9}"),
+                    TimeRemainingColumn(),
+                    TextColumn("{task.fields[waits]}"),
+                    console=console,
+                )
             )
             tasks = [bars.add_task(name, total=None, rate="", waits="") for name in ("read", "parse")]
 

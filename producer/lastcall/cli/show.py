@@ -23,8 +23,7 @@ def as_json(statuses: Sequence[Status], workers: Sequence[WorkerInfo], refused: 
     return json.dumps(
         {
             "queues": [
-                {**dataclasses.asdict(status), "address": shown(status.job, status.name)}
-                for status in statuses
+                {**dataclasses.asdict(status), "address": shown(status.job, status.name)} for status in statuses
             ],
             "workers": [dataclasses.asdict(worker) for worker in workers],
             "refused_envelopes": refused,

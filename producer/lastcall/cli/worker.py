@@ -8,6 +8,7 @@ import sys
 
 import click
 
+from lastcall.connect import connect
 from lastcall.errors import ConfigError
 from lastcall.settings import Settings
 
@@ -22,7 +23,7 @@ from lastcall.settings import Settings
               help="Slots.  [default: one a CPU]")  # fmt: skip
 @click.option("--until-drained", "until_drained", multiple=True, metavar="QUEUE",
               help="Leave when this queue has ended; may be given several times. Exit code: 0 drained, "
-                   "3 incomplete or cancelled, 4 drained with dead letters.")  # fmt: skip
+                   "3 incomplete or cancelled, 4 drained with dead letters, 1 told to leave before that.")  # fmt: skip
 @click.option("-l", "--loglevel", default="INFO", show_default=True)
 @click.option("-n", "--hostname", help="Name of the node.  [default: first queue@host]")
 @click.argument("celery_options", nargs=-1, type=click.UNPROCESSED)
@@ -38,9 +39,12 @@ def command(
     if importlib.util.find_spec("celery") is None:
         raise ConfigError("lastcall worker", "run where Celery is installed", "no Celery",
                           "pip install 'lastcall[worker]'")  # fmt: skip
-    if Settings.load().url is None:
+    settings = Settings.load()
+    if settings.url is None:
         raise ConfigError("LASTCALL_URL", "set, so that the worker knows its server", "nothing",
                           "such as LASTCALL_URL=redis://localhost:6379/0")  # fmt: skip
+    # Here, since Celery would ask for a server that is not there again and again.
+    connect(settings).close()
     slots = concurrency or len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else (
         concurrency or os.cpu_count() or 1
     )  # fmt: skip

@@ -1,0 +1,246 @@
+"""Functions that workers run in tests; they import them from here."""
+
+from __future__ import annotations
+
+import os
+import threading
+import time
+from typing import Any
+
+import redis
+
+from lastcall import task
+
+
+def square(n: int) -> int:
+    return n * n
+
+
+def add(a: int, b: int, c: int = 0) -> int:
+    return a + b + c
+
+
+def plus_one(n: int) -> int:
+    return n + 1
+
+
+def keyword_only(*, n: int) -> int:
+    return n
+
+
+def same(value: Any) -> Any:
+    return value
+
+
+def length(value: Any) -> int:
+    return len(value)
+
+
+def work(ms: float) -> float:
+    """Keep a slot for some milliseconds."""
+    time.sleep(ms / 1000)
+    return ms
+
+
+def who(_: object = None) -> tuple[int, int]:
+    """Process and thread that this runs in."""
+    return os.getpid(), threading.get_ident()
+
+
+def variables() -> dict[str, str]:
+    return dict(os.environ)
+
+
+def odd_only(n: int) -> int:
+    if n % 2 == 0:
+        raise ValueError(f"{n} is even")
+    return n
+
+
+class Odd(Exception):
+    """Takes other arguments than it hands to Exception, as many do."""
+
+    def __init__(self, code: int, *, where: str) -> None:
+        super().__init__(f"code {code} in {where}")
+        self.code = code
+        self.where = where
+
+
+class Wild(Exception):
+    """Cannot be pickled at all."""
+
+    def __init__(self, message: str) -> None:
+        super().__init__(message)
+        self.lock = threading.Lock()
+
+
+def fail(how: str) -> None:
+    """Raise what `how` names."""
+    if how == "value":
+        raise ValueError("it is 7", 7)
+    if how == "odd":
+        raise Odd(7, where="the attic")
+    if how == "wild":
+        raise Wild("nobody can hold me")
+    if how == "noted":
+        error = KeyError("elderberry")
+        error.add_note("in the third jar")
+        raise error
+    if how == "chained":
+        try:
+            fail("value")
+        except ValueError as error:
+            raise RuntimeError("the first one failed") from error
+    raise AssertionError(how)
+
+
+def unpicklable_result(n: int) -> Any:
+    return threading.Lock() if n == 3 else n
+
+
+class Unbuildable:
+    """Pickles, but cannot be made again anywhere else."""
+
+    def __reduce__(self) -> Any:
+        return _build, (os.getpid(),)
+
+
+def _build(pid: int) -> Unbuildable:
+    if pid != os.getpid():
+        raise RuntimeError("it does not travel")
+    return Unbuildable()
+
+
+class OneWay:
+    """Arrives, but does not go back."""
+
+    def __reduce__(self) -> Any:
+        if hasattr(self, "arrived"):
+            raise TypeError("it stays")
+        return _arrive, ()
+
+
+def _arrive() -> OneWay:
+    one = OneWay()
+    one.arrived = True  # type: ignore[attr-defined]
+    return one
+
+
+class Scale:
+    """Callable instances and bound methods travel by value."""
+
+    def __init__(self, factor: int) -> None:
+        self.factor = factor
+
+    def __call__(self, n: int) -> int:
+        return self.factor * n
+
+    def times(self, n: int) -> int:
+        return self.factor * n
+
+
+class Gate:
+    """Lets a test see that functions have begun, and hold them until it lets them go on. By the test's own server."""
+
+    def __init__(self, url: str, name: str) -> None:
+        self.url, self.name = url, name
+
+    def __call__(self, value: Any) -> Any:
+        """What workers run: say that it began, wait to be let through, give the value back."""
+        with self._server() as server:
+            server.rpush(f"test:{self.name}:begun", repr(value))
+            assert server.blpop([f"test:{self.name}:open"], timeout=60), "the gate was not opened in a minute"
+        return value
+
+    def begun(self, n: int = 1, timeout_s: float = 30) -> list[str]:
+        """Wait until `n` more have begun; their values' reprs."""
+        values = []
+        with self._server() as server:
+            for _ in range(n):
+                popped: Any = server.blpop([f"test:{self.name}:begun"], timeout=timeout_s)
+                assert popped, f"{len(values)} of {n} began in {timeout_s} s"
+                values.append(popped[1].decode())
+        return values
+
+    def open(self, n: int = 1) -> None:
+        """Let `n` go on."""
+        with self._server() as server:
+            server.rpush(f"test:{self.name}:open", *["1"] * n)
+
+    def _server(self) -> redis.Redis:
+        server: redis.Redis = redis.Redis.from_url(self.url, socket_timeout=90)
+        return server
+
+
+@task
+def cube(n: int) -> int:
+    return n * n * n
+
+
+@task
+def picky(n: int) -> int:
+    if n < 0:
+        raise ValueError(f"{n} is negative")
+    return n
+
+
+@task
+def oddly(n: int) -> int:
+    raise Odd(n, where="here")
+
+
+@task
+def complex_of(n: int) -> complex:
+    return complex(n, n)
+
+
+def not_a_task(n: int) -> int:
+    return n
+
+
+# What processes of tests do
+
+
+def produce(queue: Any, name: str | None, items: list[Any]) -> None:
+    with queue.producer(name) as out:
+        out.put_many(items)
+
+
+def produce_and_hang(queue: Any, name: str, items: list[Any], put: Any) -> None:
+    """Put, say so, and live on without leaving."""
+    with queue.producer(name) as out:
+        out.put_many(items)
+        out.flush()
+        put.set()
+        threading.Event().wait()
+
+
+def produce_and_fail(queue: Any, name: str, items: list[Any]) -> None:
+    with queue.producer(name) as out:
+        out.put_many(items)
+        raise RuntimeError("the camera fell")
+
+
+def consume(queue: Any, got: Any) -> None:
+    """Put the items that this process got into `got`, a multiprocessing queue, then how it ended."""
+    items = []
+    try:
+        for item in queue:
+            items.append(item)
+    except Exception as error:
+        got.put((os.getpid(), items, f"{type(error).__name__}: {error}"))
+    else:
+        got.put((os.getpid(), items, ""))
+
+
+def consume_and_hang(queue: Any, n: int, taken: Any) -> None:
+    """Take `n` items, say so, and live on without asking for more."""
+    consumer = queue.consumer()
+    for _ in range(n):
+        next(consumer)
+    taken.set()
+    threading.Event().wait()
+
+
+def reciprocal(n: float) -> float:
+    return 1 / n

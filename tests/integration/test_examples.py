@@ -1,0 +1,58 @@
+"""The examples run, say what they are meant to say, and end by themselves."""
+
+from __future__ import annotations
+
+import collections
+import subprocess
+import sys
+
+import pytest
+
+from tests.conftest import Cluster
+from tests.workers import ROOT, environment
+
+pytestmark = pytest.mark.integration
+
+EXAMPLES = ROOT / "examples"
+
+
+def run(path: str, cluster: Cluster | None = None) -> list[str]:
+    """Run an example, on the session's server or on one of its own; the lines that it printed."""
+    env = environment(cluster and cluster.url, cluster and cluster.key)
+    ran = subprocess.run(
+        [sys.executable, str(EXAMPLES / path)],
+        env=env,
+        cwd="/",
+        capture_output=True,
+        text=True,
+        timeout=90,
+        check=False,
+    )
+    assert (ran.returncode, ran.stderr) == (0, "")
+    return ran.stdout.splitlines()
+
+
+@pytest.mark.parametrize("private", [True, False], ids=["a private server", "a server"])
+def test_buns(cluster: Cluster, private: bool) -> None:
+    lines = [line.strip() for line in run("buns.py", None if private else cluster)]
+    made = [line.partition(" made ")[2] for line in lines if " made " in line]
+    eaten = [line.partition(" ate ")[2] for line in lines if " ate " in line]
+    assert len(made) == 20
+    assert collections.Counter(made) == collections.Counter(eaten)
+    for who in ("mengmeng", "xiaoxiao"):
+        assert f"{who} has left" in lines
+    for who in ("fioman", "jingjing"):
+        assert f"{who} has finished" in lines
+    assert lines[-1] == "everything is eaten"
+
+
+@pytest.mark.parametrize("way", ["sentinels", "joinable", "statusable"])
+def test_three_ways(cluster: Cluster, way: str) -> None:
+    lines = run(f"three_ways/{way}.py", cluster)
+    assert sorted(lines) == sorted(f"ate {food} {n}" for food in ("bun", "mantou") for n in range(5))
+
+
+def test_every_example_is_run_here() -> None:
+    assert {str(path.relative_to(EXAMPLES)) for path in EXAMPLES.rglob("*.py")} == {
+        "buns.py", "three_ways/sentinels.py", "three_ways/joinable.py", "three_ways/statusable.py",
+    }  # fmt: skip
