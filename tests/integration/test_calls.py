@@ -262,7 +262,7 @@ def test_a_closed_client_says_so(cluster: Cluster) -> None:
         client.status,
         client.workers,
     ):
-        with pytest.raises(ClientClosed, match="this client is closed: use it, and what it gave, inside its `with` block"):
+        with pytest.raises(ClientClosed, match="this client is closed: use it, and what it gave, inside"):
             use()
 
 

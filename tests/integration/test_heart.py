@@ -101,8 +101,9 @@ def test_a_fork_does_not_renew_its_parents_leases(client: Client) -> None:
     try:
         assert held.wait(30)
         client._connection.heart.drop_producer(theirs._ledger, "parent", parents._epoch)  # as if the parent were killed
-        with client._connection.heart.watching(theirs._ledger):
+        with client._connection.heart.watching(theirs._ledger), client._connection.heart.watching(mine._ledger):
             until(lambda: state(theirs) == "lost", "the parent's lease to run out")
+            beats(client, 12)  # longer than a lease
         assert mine.status().producers[0].name == "child"
         assert state(mine) == "live"
     finally:
