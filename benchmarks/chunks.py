@@ -4,7 +4,7 @@ itself; beside Pool.map with the same chunks."""
 from benchmarks.functions import noop
 from benchmarks.harness import LASTCALL, Row, Stand, Stopwatch, check_sum
 
-CHUNKS = 20_000
+CHUNKS = 5_000
 
 
 def run(stand: Stand) -> list[Row]:

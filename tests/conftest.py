@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import pytest
-from hypothesis import HealthCheck, settings
+from hypothesis import HealthCheck, is_hypothesis_test, settings
 
 from lastcall import Client
 from tests.servers import Server
@@ -110,4 +110,8 @@ settings.load_profile("lastcall")
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """Hypothesis first: it takes it for its own when a thread that another test left behind uses `random`."""
-    items.sort(key=lambda item: not (item.get_closest_marker("hypothesis") or "test_ledger_model" in item.nodeid))
+
+    def later(item: pytest.Item) -> bool:
+        return not (is_hypothesis_test(getattr(item, "obj", None)) or "test_ledger_model" in item.nodeid)
+
+    items.sort(key=later)

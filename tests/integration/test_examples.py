@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import collections
+import re
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 
@@ -56,3 +58,19 @@ def test_every_example_is_run_here() -> None:
     assert {str(path.relative_to(EXAMPLES)) for path in EXAMPLES.rglob("*.py")} == {
         "buns.py", "three_ways/sentinels.py", "three_ways/joinable.py", "three_ways/statusable.py",
     }  # fmt: skip
+
+
+PROGRAMS = re.findall(r"```python\n(.*?)```", (ROOT / "README.md").read_text(encoding="utf-8"), re.DOTALL)
+PRINTED = ([str(sum(n * n for n in range(1_000_000))), "144", "100", "9801"], ["bun", "mantou"])
+
+
+@pytest.mark.parametrize(
+    ("program", "printed"), list(zip(PROGRAMS, PRINTED, strict=True)), ids=["map and queue", "consumer"]
+)
+def test_the_readmes_programs_do_what_they_say_and_may_be_run_again(
+    cluster: Cluster, tmp_path: Path, program: str, printed: list[str]
+) -> None:
+    script = tmp_path / "program.py"
+    script.write_text(program, encoding="utf-8")
+    for _ in range(2):
+        assert run(str(script), cluster) == printed

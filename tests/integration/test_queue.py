@@ -306,10 +306,16 @@ def test_put_after_the_lease_was_lost_is_refused(cluster: Cluster, name: str) ->
         assert queue.join(30).done == 1
 
 
-def test_a_producer_that_lost_its_lease_without_having_put_is_told_when_it_leaves(client: Client, name: str) -> None:
+def test_a_producer_that_lost_its_lease_without_having_put_is_told_when_it_leaves(
+    client: Client, cluster: Cluster, name: str
+) -> None:
     queue = client.queue(name)
     out = queue.producer("twice")
-    with queue.producer("twice"), pytest.raises(LeaseLost, match="or another took its name"):
+    with (
+        cluster.client(lease_s=9) as elsewhere,
+        elsewhere.queue(name).producer("twice"),
+        pytest.raises(LeaseLost, match="or another took its name"),
+    ):
         out.close()
     assert list(queue) == []
 
