@@ -5,10 +5,19 @@ from typing import Any
 
 import redis
 from redis.backoff import ExponentialWithJitterBackoff, NoBackoff
-from redis.exceptions import AuthenticationError, NoPermissionError, ResponseError
+from redis.exceptions import (
+    AuthenticationError,
+    ClusterDownError,
+    MasterDownError,
+    NoPermissionError,
+    OutOfMemoryError,
+    ReadOnlyError,
+    ResponseError,
+    TryAgainError,
+)
 from redis.retry import Retry
 
-from lastcall.errors import ConfigError, ServerTooOld, ServerUnreachable, WrongPassword
+from lastcall.errors import ConfigError, ServerReadOnly, ServerTooOld, ServerUnreachable, WrongPassword
 from lastcall.settings import Settings
 
 REDIS_NEEDED = (7, 0)
@@ -16,14 +25,51 @@ VALKEY_NEEDED = (7, 2)
 _CONNECT_TIMEOUT_S = 5.0
 _NEEDED = "Redis >= 7.0 or Valkey >= 7.2"
 
+# What a server says that cannot do now what it is asked for. Some of it redis-py knows by a class, some by its words.
+_READ_ONLY = (ReadOnlyError, MasterDownError)
+_SAYS_READ_ONLY = "UNBLOCKED"  # to who blocks while it becomes a replica
+_NOT_NOW = (ClusterDownError, TryAgainError)
+_SAYS_NOT_NOW = ("NOREPLICAS", "MISCONF", "BUSY ")
+
+
+class Refusal(redis.ConnectionError):
+    """The server answered, but cannot do it now. Waits bear it as they bear a server that is away.
+
+    read_only: it is a replica, for now or for good. out_of_memory: it is full. Else `str()` tells.
+    """
+
+    def __init__(self, said: str, *, read_only: bool = False, out_of_memory: bool = False) -> None:
+        super().__init__(said)
+        self.read_only, self.out_of_memory = read_only, out_of_memory
+
+
+class Server(redis.Redis):
+    """A client that raises Refusal for what the server refuses only now."""
+
+    def execute_command(self, *args: Any, **options: Any) -> Any:
+        """Run a command. Raises redis-py's errors, and Refusal."""
+        try:
+            return super().execute_command(*args, **options)  # type: ignore[no-untyped-call]
+        except OutOfMemoryError as error:
+            raise Refusal(str(error), out_of_memory=True) from error
+        except ResponseError as error:
+            said = str(error)
+            if isinstance(error, _READ_ONLY) or said.startswith(_SAYS_READ_ONLY):
+                # Where the name of the server stands for whoever is the master now, the next connection finds it.
+                self.connection_pool.disconnect(inuse_connections=False)
+                raise Refusal(said, read_only=True) from error
+            if isinstance(error, _NOT_NOW) or said.startswith(_SAYS_NOT_NOW):
+                raise Refusal(said) from error
+            raise
+
 
 def connect(settings: Settings, **redis_options: Any) -> redis.Redis:
     """A client of the settings' server; answers are bytes.
 
     redis_options: for redis.Redis, over the defaults: 5 s to connect, 30 s for an answer (a call
     that blocks must block for less), 3 quick retries when the connection is lost.
-    Raises ServerUnreachable, WrongPassword, ServerTooOld, ConfigError, after some 5 s at most
-    where nothing answers.
+    Raises ServerUnreachable, WrongPassword, ServerReadOnly (a replica), ServerTooOld, ConfigError, after some 5 s at
+    most where nothing answers. What the server refuses only now, the client raises as Refusal.
     """
     if settings.url is None:
         raise ConfigError("url (LASTCALL_URL)", "set to reach a server", "none", "such as redis://host:6379/0")
@@ -49,7 +95,7 @@ def connect(settings: Settings, **redis_options: Any) -> redis.Redis:
         if isinstance(error, ConfigError):
             raise
         raise ConfigError("url (LASTCALL_URL)", "one that redis-py takes", settings.redacted_url, str(error)) from error
-    client: redis.Redis = redis.Redis.from_url(settings.url, **options)
+    client: redis.Redis = Server.from_url(settings.url, **options)
     return client
 
 
@@ -57,6 +103,7 @@ def _check(client: redis.Redis, url: str) -> None:
     try:
         client.ping()
         information = client.info("server")
+        replication: dict[str, Any] = client.info("replication")
     # Before ConnectionError, which it is one of.
     except AuthenticationError as error:
         raise WrongPassword(url, str(error)) from error
@@ -71,6 +118,9 @@ def _check(client: redis.Redis, url: str) -> None:
     except (redis.RedisError, OSError) as error:
         raise ServerUnreachable(url, str(error) or type(error).__name__) from error
     check_version(information)
+    if replication.get("role") == "slave":
+        master = f"{replication.get('master_host')}:{replication.get('master_port')}"
+        raise ServerReadOnly(url, f"it is a replica of {master}")
 
 
 def check_version(information: dict[str, Any]) -> None:

@@ -17,7 +17,7 @@ from redis.exceptions import RedisError
 
 from lastcall.connect import connect
 from lastcall.envelope import Sealer
-from lastcall.errors import ServerUnreachable
+from lastcall.errors import ServerOutOfMemory, ServerReadOnly, ServerUnreachable
 from lastcall.heart import Heart
 from lastcall.registry import Registry
 from lastcall.state import keys
@@ -107,8 +107,8 @@ class Connection:
         try:
             self.tickets.send(celery_queue, address, tickets)
             self._has_sent = True
-        except ServerUnreachable as error:
-            if not self._has_sent:
+        except (ServerUnreachable, ServerReadOnly, ServerOutOfMemory) as error:
+            if isinstance(error, ServerUnreachable) and not self._has_sent:
                 raise
             # What was put is safe, and tickets that are lost are replaced: by a worker, or by who waits here.
             _log.warning("tickets for queue %s are not sent now: %s", address, error)

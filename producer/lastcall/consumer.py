@@ -102,16 +102,21 @@ class Consumer(Generic[T]):
         """Give back what was not handed out, and let go of the ticket. May be called again."""
         if self._closed or os.getpid() != self._pid:
             return
-        self._closed = True
+        self._let_go()
         if self._enrolled:
-            heart = self._connection.heart
-            heart.drop_ticket(self._ledger, self._ticket)
-            heart.unwatch(self._ledger)
             try:
                 self._ledger.release(self._ticket, processed=self._at if self._chunk else 0)
             except AWAY as error:
                 # What it held comes back when its lease has run out, the items that it has handed out as well.
                 raise unreachable(self._connection, error) from error
+
+    def _let_go(self) -> None:
+        """Its ticket is renewed no longer."""
+        self._closed = True
+        if self._enrolled:
+            heart = self._connection.heart
+            heart.drop_ticket(self._ledger, self._ticket)
+            heart.unwatch(self._ledger)
 
     def _claim(self) -> None:
         """Complete the chunk in hand and take the next, if one is ready."""
@@ -132,7 +137,7 @@ class Consumer(Generic[T]):
             )  # fmt: skip
             self._chunk, self._items, self._at, self._waited = None, [], 0, False
             if claim.lost:
-                self.close()
+                self._let_go()
                 raise LeaseLost(ledger.shown, self._ticket)
             ended = claim.ended
             if claim.chunks:
@@ -144,9 +149,11 @@ class Consumer(Generic[T]):
                     raise
                 self._chunk, self._claimed = chunk, time.monotonic()
         if ended:
-            self.close()
-            if ended != "DRAINED":
-                raise_for(ledger.status())
+            # Asked for before it is closed: a server that is away then is asked again, and nothing passes for drained.
+            status = ledger.status() if ended != "DRAINED" else None
+            self._let_go()  # there is nothing to give back
+            if status is not None:
+                raise_for(status)
             raise StopIteration
 
     def _enroll(self) -> str:

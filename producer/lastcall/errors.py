@@ -81,6 +81,28 @@ class WrongPassword(LastcallError):
         )
 
 
+class ServerReadOnly(LastcallError):
+    """The server takes no writes: it is a replica, or was made one while it was used. url: without its password."""
+
+    def __init__(self, url: str, reason: str) -> None:
+        self.url, self.reason = url, reason
+        super().__init__(
+            f"the server at {url} takes no writes ({reason}): point LASTCALL_URL at the master, or make this server "
+            "one with REPLICAOF NO ONE"
+        )
+
+
+class ServerOutOfMemory(LastcallError):
+    """The server's memory is full: it takes nothing more, and has what it accepted. url: without its password."""
+
+    def __init__(self, url: str, reason: str) -> None:
+        self.url, self.reason = url, reason
+        super().__init__(
+            f"the server at {url} has no memory left ({reason}), what was not accepted was not put: bound queues with "
+            "maxsize or maxbytes, let workers catch up, or raise the server's maxmemory"
+        )
+
+
 class ClientClosed(LastcallError, ValueError):
     """A client, or a queue of its private server, was used after the client was closed."""
 

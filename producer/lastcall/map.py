@@ -32,7 +32,7 @@ from lastcall.outcome import unpack_error
 from lastcall.payload import ITEM, STAR, Outcome, seal_values
 from lastcall.queue import make
 from lastcall.results import Entry, Reader
-from lastcall.waiting import AWAY, Deadline, Outage, raise_for, unreachable
+from lastcall.waiting import AWAY, Deadline, Outage, raise_for, status_of, unreachable
 
 if TYPE_CHECKING:
     from lastcall.connection import Connection
@@ -186,7 +186,7 @@ class _Map:
                 yield from self._ready()
                 deadline = Deadline(self._timeout)
             elif self._reader.ended:
-                raise_for(self._ledger.status())
+                raise_for(status_of(self._connection, self._ledger))
                 raise QueueCancelled(self._ledger.shown)
             elif filled and deadline.passed:
                 raise WaitTimeout(f"results of {self._reader.describe()}", deadline.waited_s)
@@ -259,7 +259,7 @@ class _Map:
             self._outage.bear(error)
             return  # sent again as it was: its sequence numbers tell what had arrived
         except QueueFinished:
-            raise_for(self._ledger.status())  # how it ended: it was cancelled, mostly
+            raise_for(status_of(self._connection, self._ledger))  # how it ended: it was cancelled, mostly
             raise
         self._outage.over()
         self._unsent = []

@@ -13,7 +13,7 @@ from collections.abc import Callable, Iterable
 from types import TracebackType
 from typing import TYPE_CHECKING, Generic, NoReturn, TypeVar
 
-from redis.exceptions import OutOfMemoryError, RedisError
+from redis.exceptions import RedisError
 
 from lastcall.errors import (
     ConfigError,
@@ -27,7 +27,7 @@ from lastcall.errors import (
     WaitTimeout,
 )
 from lastcall.payload import seal_dumped
-from lastcall.waiting import AWAY, Deadline, Outage, Patience, unreachable
+from lastcall.waiting import AWAY, Deadline, Outage, Patience
 
 if TYPE_CHECKING:
     from lastcall.connection import Connection
@@ -195,16 +195,24 @@ class Producer(Generic[T]):
             self._give_back(lost=lost)
 
     def _give_back(self, *, lost: bool) -> None:
-        self._connection.heart.drop_producer(self._ledger, self.name, self._epoch)
         try:
-            held = self._ledger.leave(self.name, self._epoch, lost=lost)
-        except AWAY as error:
-            # Its lease runs out: it counts as lost.
-            if not lost:
-                raise unreachable(self._connection, error) from error
-        else:
-            if not held and not lost:
-                raise LeaseLost(self._ledger.shown, self.name)
+            held = self._say_goodbye(lost=lost)
+        finally:
+            # Renewed until then: it may take a while.
+            self._connection.heart.drop_producer(self._ledger, self.name, self._epoch)
+        if not held and not lost:
+            raise LeaseLost(self._ledger.shown, self.name)
+
+    def _say_goodbye(self, *, lost: bool) -> bool:
+        """Leave the queue; bears a server that is away, unless it is to be lost. False if it held no lease any more."""
+        outage = Outage(self._connection)
+        while True:
+            try:
+                return self._ledger.leave(self.name, self._epoch, lost=lost)
+            except AWAY as error:
+                if lost:
+                    return False  # its lease runs out, which comes to the same
+                outage.bear(error)
 
     def _flush(self, deadline: Deadline) -> None:
         while self._items or self._under_way:
@@ -298,7 +306,7 @@ class Producer(Generic[T]):
                 if full:
                     self._wait_for_room()
                     batch = self._smaller(batch)
-            except (*AWAY, OutOfMemoryError) as error:
+            except AWAY as error:
                 # Sent again as it was: its sequence numbers tell what had arrived. Memory comes free as work is done.
                 self._outage.bear(error)
                 continue

@@ -12,7 +12,7 @@ from redis.exceptions import RedisError
 from lastcall.errors import BadEnvelope, LastcallError, NotDeserializable, WaitTimeout, WorkerLost
 from lastcall.outcome import pack_error, unpack_error
 from lastcall.payload import Outcome, open_outcome
-from lastcall.waiting import AWAY, Deadline, Outage, Patience, describe, raise_for
+from lastcall.waiting import AWAY, Deadline, Outage, Patience, describe, raise_for, status_of
 
 if TYPE_CHECKING:
     from lastcall.connection import Connection
@@ -230,4 +230,4 @@ def _values(
             if not handed:
                 reader.passed(together)
     if reader.ended != "DRAINED":
-        raise_for(ledger.status())
+        raise_for(status_of(connection, ledger))

@@ -17,9 +17,9 @@ from kombu.connection import Connection
 from kombu.entity import Exchange, Queue
 from kombu.exceptions import KombuError, OperationalError
 from kombu.messaging import Producer
-from redis.exceptions import ResponseError
+from redis.exceptions import OutOfMemoryError, ReadOnlyError, ResponseError
 
-from lastcall.errors import ServerUnreachable, WrongPassword
+from lastcall.errors import ServerOutOfMemory, ServerReadOnly, ServerUnreachable, WrongPassword
 from lastcall.settings import redact
 
 SLOT_TASK = "lastcall.slot"
@@ -51,8 +51,8 @@ class TicketSender:
     def send(self, celery_queue: str, address: str, tickets: Sequence[str]) -> None:
         """Send tickets for the queue at `address`; several go in one round trip.
 
-        Raises ServerUnreachable, WrongPassword. A ticket that arrives twice runs once, and one
-        that is lost is replaced, so that an error needs nothing but to be told.
+        Raises ServerUnreachable, ServerReadOnly, ServerOutOfMemory, WrongPassword. A ticket that arrives twice runs
+        once, and one that is lost is replaced, so that an error needs nothing but to be told.
         """
         if tickets:
             self._run(lambda link: link.publish(celery_queue, self._messages(address, tickets)))
@@ -93,9 +93,13 @@ class TicketSender:
                 link.reset()
                 raise self._unreachable(error) from error
 
-    def _unreachable(self, error: Exception) -> ServerUnreachable | WrongPassword:
+    def _unreachable(self, error: Exception) -> ServerUnreachable | ServerReadOnly | ServerOutOfMemory | WrongPassword:
         cause = error.__cause__ if isinstance(error, OperationalError) else None
         reason = str(error) or type(cause or error).__name__
+        if isinstance(cause or error, OutOfMemoryError):
+            return ServerOutOfMemory(redact(self._broker_url), reason)
+        if isinstance(cause or error, ReadOnlyError):
+            return ServerReadOnly(redact(self._broker_url), reason)
         if type(cause).__name__ in ("AuthenticationError", "AccessRefused"):
             return WrongPassword(redact(self._broker_url), reason)
         if isinstance(cause or error, ResponseError):

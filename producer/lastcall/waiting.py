@@ -16,12 +16,15 @@ from typing import TYPE_CHECKING, Concatenate, Final, ParamSpec, Protocol, TypeV
 from redis.exceptions import ConnectionError as RedisConnectionError
 from redis.exceptions import TimeoutError as RedisTimeoutError
 
+from lastcall.connect import Refusal
 from lastcall.errors import (
     ClientClosed,
     DeadLetters,
     NoWorker,
     ProducerLost,
     QueueCancelled,
+    ServerOutOfMemory,
+    ServerReadOnly,
     ServerUnreachable,
     WaitTimeout,
 )
@@ -33,7 +36,8 @@ if TYPE_CHECKING:
 
 _log = logging.getLogger(__name__)
 
-AWAY: Final = (RedisConnectionError, RedisTimeoutError)  # what redis-py raises when the server is away
+# What redis-py raises when the server is away; Refusal, one of these, when it is there and cannot do it now.
+AWAY: Final = (RedisConnectionError, RedisTimeoutError)
 _AWAY_S = 60.0  # how long waits bear that
 _AGAIN_S = 0.2
 
@@ -54,7 +58,7 @@ C = TypeVar("C", bound=_Connected)
 
 
 def reaching(method: Callable[Concatenate[C, P], R]) -> Callable[Concatenate[C, P], R]:
-    """Have a method raise ServerUnreachable when the server is away, instead of redis-py's errors."""
+    """Have a method raise ServerUnreachable, ServerReadOnly or ServerOutOfMemory instead of redis-py's errors."""
 
     @functools.wraps(method)
     def wrapped(self: C, /, *args: P.args, **kwargs: P.kwargs) -> R:
@@ -66,32 +70,45 @@ def reaching(method: Callable[Concatenate[C, P], R]) -> Callable[Concatenate[C, 
     return wrapped
 
 
-def unreachable(connection: Connection, error: Exception) -> ServerUnreachable:
-    """What to raise when the server is away."""
-    return ServerUnreachable(connection.settings.redacted_url, str(error) or type(error).__name__)
+def unreachable(connection: Connection, error: Exception) -> ServerUnreachable | ServerReadOnly | ServerOutOfMemory:
+    """What to raise when the server is away, or refuses."""
+    url, reason = connection.settings.redacted_url, str(error) or type(error).__name__
+    if isinstance(error, Refusal):
+        if error.read_only:
+            return ServerReadOnly(url, reason)
+        if error.out_of_memory:
+            return ServerOutOfMemory(url, reason)
+        reason = f"it answered {reason!r}"
+    return ServerUnreachable(url, reason)
 
 
 class Outage:
-    """A server that is away while somebody waits: borne for a minute, in which it may be started again."""
+    """A server that is away while somebody waits: borne for a minute, in which it may be started again.
+
+    Likewise one that takes no writes: it may become the master again, or memory be freed.
+    """
 
     def __init__(self, connection: Connection) -> None:
         self._connection = connection
         self._since: float | None = None
+        self._how = ""
 
     def __bool__(self) -> bool:
         return self._since is not None
 
     def bear(self, error: Exception, most_s: float = _AGAIN_S) -> None:
-        """The server did not answer: pause before it is asked again, `most_s` seconds at most.
+        """The server did not answer, or refused: pause before it is asked again, `most_s` seconds at most.
 
-        Raises ServerUnreachable after a minute.
+        Raises ServerUnreachable, ServerReadOnly or ServerOutOfMemory after a minute.
         """
         if self._connection.closed:
             raise ClientClosed from error
         now = time.monotonic()
         if self._since is None:
             self._since = now
-            _log.warning("the server at %s is away: %s", self._connection.settings.redacted_url, error)
+            self._how = "has refused" if isinstance(error, Refusal) else "has been away"
+            how = "refuses" if isinstance(error, Refusal) else "is away"
+            _log.warning("the server at %s %s: %s", self._connection.settings.redacted_url, how, error)
         if now - self._since >= _AWAY_S:
             raise unreachable(self._connection, error) from error
         time.sleep(max(0.0, min(_AGAIN_S, most_s)))
@@ -102,7 +119,7 @@ class Outage:
 
     def __str__(self) -> str:
         away_s = time.monotonic() - (self._since or time.monotonic())
-        return f"the server at {self._connection.settings.redacted_url} has been away for {away_s:.0f} s"
+        return f"the server at {self._connection.settings.redacted_url} {self._how} for {away_s:.0f} s"
 
 
 class Deadline:
@@ -185,6 +202,16 @@ def _describe_producer(connection: Connection, producer: ProducerStatus) -> str:
         return f"its stage {producer.name.removeprefix('stage:')} has not ended"
     quiet = producer.silent_s > connection.settings.lease_s / 2
     return f"producer {producer.name} has not left" + (f", silent for {producer.silent_s:.0f} s" if quiet else "")
+
+
+def status_of(connection: Connection, ledger: Ledger) -> Status:
+    """A queue's status; bears a server that is away. Raises ServerUnreachable after a minute, UnknownJob."""
+    outage = Outage(connection)
+    while True:
+        try:
+            return connection.asked(ledger).status()
+        except AWAY as error:
+            outage.bear(error)
 
 
 def wait_for_end(connection: Connection, ledgers: Sequence[Ledger], timeout_s: float | None = None) -> list[Status]:

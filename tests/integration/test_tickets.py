@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 from kombu import Connection, Consumer, Queue
 
-from lastcall.errors import ServerUnreachable, WrongPassword
+from lastcall.errors import ServerOutOfMemory, ServerUnreachable, WrongPassword
 from lastcall.settings import Settings
 from lastcall.tickets import SLOT_TASK, TicketSender
 from tests.integration.worker_process import worker_server
@@ -127,7 +127,7 @@ def test_a_broker_that_is_away_is_an_error_in_bounded_time_and_not_for_ever(
 
 def test_a_broker_that_refuses_is_an_error_that_says_why(server: Server, sender: TicketSender) -> None:
     server.client().config_set("maxmemory", 1)
-    with pytest.raises(ServerUnreachable, match=r"it answered .*maxmemory"):
+    with pytest.raises(ServerOutOfMemory, match=r"no memory left \(.*maxmemory"):
         sender.send("cpu", "job/a", ["1"])
     server.client().config_set("maxmemory", 0)
     sender.send("cpu", "job/a", ["1"])

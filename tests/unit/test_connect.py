@@ -11,8 +11,8 @@ import pytest
 import redis
 from kombu.connection import Connection
 
-from lastcall.connect import check_version, connect
-from lastcall.errors import ConfigError, ServerTooOld, ServerUnreachable, WrongPassword
+from lastcall.connect import Refusal, check_version, connect
+from lastcall.errors import ConfigError, ServerReadOnly, ServerTooOld, ServerUnreachable, WrongPassword
 from lastcall.settings import Settings
 from tests.servers import Server
 
@@ -30,7 +30,7 @@ class FakeServer:
 
     def __init__(self, information: str, ping: bytes = b"+PONG\r\n") -> None:
         body = information.replace("\n", "\r\n").encode()
-        self._answers = {b"PING": ping, b"INFO": b"$%d\r\n%s\r\n" % (len(body), body)}
+        self.answers = {b"PING": ping, b"INFO": b"$%d\r\n%s\r\n" % (len(body), body)}
         self._socket = socket.create_server(("127.0.0.1", 0))
         self.url = f"redis://127.0.0.1:{self._socket.getsockname()[1]}/0"
         threading.Thread(target=self._accept, daemon=True).start()
@@ -50,7 +50,7 @@ class FakeServer:
                 for _ in range(int(header[1:])):
                     size = int(lines.readline()[1:])
                     words.append(lines.read(size + 2)[:-2])
-                answer = self._answers.get(words[0].upper(), b"-ERR unknown command\r\n")
+                answer = self.answers.get(words[0].upper(), b"-ERR unknown command\r\n")
                 connection.sendall(answer)
 
     def __enter__(self) -> "FakeServer":
@@ -66,6 +66,37 @@ def test_a_client_works_over_tcp_and_over_the_socket(server: Server) -> None:
             client.set("name", b"\xff")
             assert client.get("name") == b"\xff"
             assert client.hgetall("none") == {}
+
+
+@pytest.mark.parametrize(
+    ("said", "read_only", "out_of_memory"),
+    [
+        ("READONLY You can't write against a read only replica.", True, False),
+        ("UNBLOCKED force unblock from blocking operation, instance state changed (master -> replica?)", True, False),
+        ("MASTERDOWN Link with MASTER is down and replica-serve-stale-data is set to 'no'.", True, False),
+        ("OOM command not allowed when used memory > 'maxmemory'.", False, True),
+        ("NOREPLICAS Not enough good replicas to write.", False, False),
+        ("MISCONF Errors writing to the AOF file: No space left on device", False, False),
+        ("BUSY Redis is busy running a script.", False, False),
+        ("CLUSTERDOWN The cluster is down", False, False),
+    ],
+)
+def test_what_the_server_refuses_only_now_is_told_apart(said: str, read_only: bool, out_of_memory: bool) -> None:
+    with FakeServer("redis_version:7.4.0\n") as fake, connect(Settings(url=fake.url)) as client:
+        fake.answers[b"LPUSH"] = f"-{said}\r\n".encode()
+        with pytest.raises(Refusal) as caught:
+            client.lpush("list", 1)
+        assert isinstance(caught.value, redis.ConnectionError)
+        assert (caught.value.read_only, caught.value.out_of_memory) == (read_only, out_of_memory)
+        fake.answers[b"LPUSH"] = b"-WRONGTYPE Operation against a key holding the wrong kind of value\r\n"
+        with pytest.raises(redis.ResponseError, match="WRONGTYPE"):
+            client.lpush("list", 1)
+
+
+def test_a_replica_is_refused() -> None:
+    information = "redis_version:7.4.0\nrole:slave\nmaster_host:10.0.0.7\nmaster_port:6379\n"
+    with FakeServer(information) as fake, pytest.raises(ServerReadOnly, match=r"it is a replica of 10\.0\.0\.7:6379"):
+        connect(Settings(url=fake.url))
 
 
 def test_the_password_may_come_from_a_file(server: Server, tmp_path: Path) -> None:

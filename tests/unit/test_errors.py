@@ -15,6 +15,8 @@ SAMPLES: list[LastcallError] = [
     LastcallError("anything"),
     errors.ConfigError("maxsize", "0 (no bound) or a positive int", "-5", "leave it out"),
     errors.ServerUnreachable("redis://nowhere:6379/0", "refused"),
+    errors.ServerReadOnly("redis://replica:6379/0", "READONLY"),
+    errors.ServerOutOfMemory("redis://host:6379/0", "OOM"),
     errors.ServerTooOld("Redis 6.2.14", "Redis >= 7.0 or Valkey >= 7.2"),
     errors.WrongPassword("redis://:***@host:6379/0", "WRONGPASS"),
     errors.BadEnvelope("it was sealed with another key", ("job", "queue", "7")),
