@@ -804,6 +804,64 @@ class TestGivingBack:
         assert counters(queue) == {"put": 1, "dead": 1}
 
 
+def unwatched(ledger: Ledger, ago_ms: int) -> None:
+    """Let leases have been looked at last some time ago."""
+    seconds, _ = ledger.redis.time()
+    ledger.redis.hset(key(ledger, "meta"), "reaped", seconds * 1000 - ago_ms)
+
+
+class TestOutages:
+    @pytest.mark.parametrize("on_lost", ["fail", "wait"])
+    def test_who_could_not_renew_while_nobody_looked_keeps_its_lease(self, redis: Redis, on_lost: str) -> None:
+        queue = make(redis, on_lost=on_lost)
+        lease = queue.join("p")
+        (ticket,) = put(queue, "p", lease.epoch, 1, 4).tickets
+        held = take(queue, ticket)
+        assert queue.reap(1, nothing_under_way=True) == ([], [], False)
+        unwatched(queue, 30_000)
+        expire(queue, "leases", "p", 15_000)
+        expire(queue, "tickets", ticket, 15_000)
+        assert queue.reap(1, nothing_under_way=True) == ([], [], False)
+        seconds, _ = redis.time()
+        for part, member in (("leases", "p"), ("tickets", ticket)):
+            assert redis.zscore(key(queue, part), member) > (seconds + 5) * 1000
+        assert (queue.status().producers[0].state, queue.status().leased) == ("live", 4)
+        assert take(queue, ticket, 1, *whole(held)).chunks == []
+        assert counters(queue) == {"put": 4, "done": 4}
+
+    def test_nobody_is_spared_twice_in_a_row(self, redis: Redis) -> None:
+        queue = make(redis)
+        queue.join("p")
+        lost = []
+        for _ in range(2):
+            unwatched(queue, 30_000)
+            expire(queue, "leases", "p")
+            lost.append(queue.reap(0, nothing_under_way=False)[1])
+        assert lost == [[], ["p"]]
+
+    def test_who_was_silent_before_is_lost(self, redis: Redis) -> None:
+        queue = make(redis)
+        queue.join("p")
+        unwatched(queue, 30_000)
+        expire(queue, "leases", "p", 31_000)
+        assert queue.reap(0, nothing_under_way=False)[1] == ["p"]
+
+    def test_a_short_pause_spares_nobody(self, redis: Redis) -> None:
+        queue = make(redis)
+        queue.join("p")
+        unwatched(queue, 4_000)  # less than half its lease
+        expire(queue, "leases", "p")
+        assert queue.reap(0, nothing_under_way=False)[1] == ["p"]
+
+    def test_a_ticket_that_nobody_has_started_is_replaced_all_the_same(self, redis: Redis) -> None:
+        queue = make(redis)
+        (ticket,) = filled(queue, 1)
+        unwatched(queue, 30_000)
+        expire(queue, "tickets", ticket)
+        (other,) = queue.reap(1, nothing_under_way=True)[0]
+        assert other != ticket
+
+
 class TestRetries:
     def test_item_is_tried_again_alone_while_its_siblings_are_complete(self, redis: Redis) -> None:
         queue = make(redis)

@@ -11,12 +11,28 @@
 --@include _settle
 --@include _giveback
 --@include _due
-load(1, 'state', 'on_lost', 'sealed', 'issue', 'delayed', 'waiting')
+load(1, 'state', 'on_lost', 'sealed', 'issue', 'delayed', 'waiting', 'reaped', 'spared', 'lease')
 local state = get(1, 'state')
 if not state then return {UNKNOWN} end
 if has_ended(state) then return {ENDED, state} end
 -- A ticket that is replaced though its message is still under way costs no more than that message: its slot is refused.
 local PATIENCE = 60
+-- Nobody looked for a while: the server was away, or its clock was put forward. Who held a lease at the last look could
+-- not renew it, and is given another; but not twice in a row, lest somebody who looks rarely waits for ever.
+local PAUSE = 3000
+local last = num(1, 'reaped')
+local spare = last > 0 and get(1, 'spared') ~= '1' and now() - last > math.max(PAUSE, num(1, 'lease') / 2)
+if spare then
+  for _, part in ipairs({LEASES, TICKETS}) do
+    for _, who in ipairs(redis.call('ZRANGEBYSCORE', key(1, part), '(' .. last, now())) do
+      if part == LEASES or redis.call('HEXISTS', key(1, HELD), who) == 1 then
+        redis.call('ZADD', key(1, part), now() + num(1, 'lease'), who)
+      end
+    end
+  end
+end
+set(1, 'reaped', now())
+set(1, 'spared', spare and 1 or 0)
 local lost_producers, lost_tickets = {}, {}
 for _, producer in ipairs(redis.call('ZRANGEBYSCORE', key(1, LEASES), '-inf', now())) do
   if lose(1, producer) then lost_producers[#lost_producers + 1] = producer end
