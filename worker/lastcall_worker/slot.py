@@ -6,6 +6,7 @@ Everything that a slot needs of its process is in a Station, as many as slots ha
 
 from __future__ import annotations
 
+import logging
 import os
 import threading
 import time
@@ -16,6 +17,8 @@ from dataclasses import dataclass
 from reprlib import Repr
 from typing import TYPE_CHECKING, Any
 
+from redis.exceptions import RedisError
+
 from lastcall import functions
 from lastcall.connect import connect
 from lastcall.envelope import Sealer
@@ -24,6 +27,9 @@ from lastcall.errors import (
     LastcallError,
     NotDeserializable,
     NotSerializable,
+    ServerOutOfMemory,
+    ServerReadOnly,
+    ServerUnreachable,
     UnknownJob,
 )
 from lastcall.letters import write_letter
@@ -33,16 +39,21 @@ from lastcall.registry import Registry
 from lastcall.state import keys
 from lastcall.state.ledger import Completion, Ledger, Output, split
 from lastcall.tickets import SLOT_TASK, TicketSender
+from lastcall.waiting import AWAY
 from lastcall_worker.events import TaskEvents
 
 if TYPE_CHECKING:
     from lastcall.settings import Settings
-    from lastcall.state.ledger import Chunk
+    from lastcall.state.ledger import Chunk, Claim
 
 _HAND_S = 0.002  # work that a slot takes in hand at once, when chunks are much shorter than that
 _MOST_CHUNKS = 16
 _LONG_S = 0.1  # where a chunk took longer, the next is shown as started before it ends
 
+_AWAY_S = 60.0  # how long a slot bears that the server is away
+_AGAIN_S = 0.2
+
+_log = logging.getLogger(__name__)
 _repr = Repr()
 _repr.maxstring = _repr.maxother = 120
 
@@ -129,7 +140,8 @@ class Station:
 
     def refused(self) -> None:
         """Count an envelope that was not genuine, for `lastcall status`."""
-        self.redis.hincrby(keys.REFUSED, self.node, 1)
+        with suppress(RedisError):  # the error that is kept for it matters more
+            self.redis.hincrby(keys.REFUSED, self.node, 1)
 
 
 class Slot:
@@ -154,14 +166,9 @@ class Slot:
         busy_s, want, waited, leaving = 0.0, 1, False, False
         while True:
             leaving = leaving or time.monotonic() >= end
-            claim = ledger.next(
-                self.ticket, self.nonce, station.lease_ms, 0 if leaving else want,
-                completions=completions, waited=waited, busy_us=int(busy_s * 1e6),
-                downstream_cap=station.registry.slots(work.down_celery) if work.down_celery else 0,
-            )  # fmt: skip
+            claim = self._next(work, 0 if leaving else want, completions, waited, busy_s)
             if claim.downstream_tickets:
-                down = f"{ledger.job}/{ledger.names[1]}"
-                station.tickets.send(work.down_celery, down, claim.downstream_tickets)
+                self._send(work.down_celery, f"{ledger.job}/{ledger.names[1]}", claim.downstream_tickets)
             if claim.lost or claim.ended:
                 break
             completions, busy_s, waited = [], 0.0, False
@@ -172,15 +179,50 @@ class Slot:
                 # Very short chunks are taken several at a time; one that is not, alone.
                 want = max(1, min(_MOST_CHUNKS, int(_HAND_S * len(completions) / max(busy_s, 1e-6))))
             elif leaving:
-                station.tickets.send(work.celery, self.address, claim.tickets)
-                break
+                if not claim.tickets or self._send(work.celery, self.address, claim.tickets):
+                    break
+                # The ticket that would go to the back of the line cannot: it is run here, so that the work goes on.
+                self.ticket = claim.tickets[0]
+                leaving, end = False, time.monotonic() + settings.slice_s
             else:
                 if self.events is not None:
                     self.events.flush()
-                waited = not station.redis.blpop([ledger.bell_key], timeout=settings.linger_s)
+                try:
+                    waited = not station.redis.blpop([ledger.bell_key], timeout=settings.linger_s)
+                except AWAY:
+                    waited = False  # asked again, that bears it
                 leaving = waited
         if self.events is not None:
             self.events.flush()
+
+    def _next(self, work: Work, want: int, completions: list[Completion], waited: bool, busy_s: float) -> Claim:
+        """Complete and claim; again and again where the server is away, so that what is done is not done anew.
+
+        Asked again, the ledger gives the same answer. Raises redis-py's errors after a minute.
+        """
+        station = self.station
+        until = time.monotonic() + _AWAY_S
+        while True:
+            try:
+                return work.ledger.next(
+                    self.ticket, self.nonce, station.lease_ms, want,
+                    completions=completions, waited=waited, busy_us=int(busy_s * 1e6),
+                    downstream_cap=station.registry.slots(work.down_celery) if work.down_celery else 0,
+                )  # fmt: skip
+            except AWAY as error:
+                if time.monotonic() >= until:
+                    raise
+                _log.debug("queue %s: ticket %s waits for the server: %s", self.address, self.ticket, error)
+                time.sleep(_AGAIN_S)
+
+    def _send(self, celery_queue: str, address: str, tickets: Sequence[str]) -> bool:
+        """Send tickets; False if that is not possible now. The reaper replaces those that nobody runs."""
+        try:
+            self.station.tickets.send(celery_queue, address, tickets)
+        except (ServerUnreachable, ServerReadOnly, ServerOutOfMemory) as error:
+            _log.warning("tickets for queue %s are not sent now: %s", address, error)
+            return False
+        return True
 
     def _complete(self, work: Work, chunk: Chunk) -> Completion:
         """Run a chunk's items and say what it came to."""
