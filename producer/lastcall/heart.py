@@ -152,7 +152,8 @@ class Heart:
         if not tickets and not producers:
             return None
         try:
-            lost = held.ledger.renew(self._connection.lease_ms, list(tickets), list(producers))
+            # By the connection that does not wait long: one that the network has forgotten must not cost the lease.
+            lost = self._connection.asked(held.ledger).renew(self._connection.lease_ms, list(tickets), list(producers))
         except (RedisError, LastcallError, OSError) as error:
             return error
         for ticket in lost[0]:

@@ -25,6 +25,9 @@ _DEFAULTS: dict[str, Any] = {
     "task_serializer": "json",
     "task_ignore_result": True,
     "broker_connection_retry_on_startup": True,
+    "broker_connection_max_retries": None,  # for ever, as everything here
+    # A server that was made a replica, or is full, is waited for like one that is away.
+    "broker_channel_error_retry": True,
     # A worker takes no ticket that it cannot run at once; another worker may.
     "worker_disable_prefetch": True,
     "worker_prefetch_multiplier": 1,
@@ -32,6 +35,18 @@ _DEFAULTS: dict[str, Any] = {
     # once (brokers without an event loop).
     "worker_lost_wait": 0.5,
 }
+
+# Likewise, where the broker is a Redis: a connection that the network has forgotten is noticed, within some 20 s.
+_REDIS_DEFAULTS: dict[str, Any] = {
+    "broker_transport_options": {
+        "socket_connect_timeout": 5.0,
+        "socket_timeout": 30.0,
+        "socket_keepalive": True,
+        "health_check_interval": 10,
+    },
+}
+
+_AMQP = "celery.app.amqp:AMQP"
 
 
 def attach(app: Celery, settings: Settings) -> Celery:
@@ -48,8 +63,10 @@ def attach(app: Celery, settings: Settings) -> Celery:
             "such as LASTCALL_URL=redis://host:6379/0",
         )
     app.lastcall_settings = settings
-    app.add_defaults(_DEFAULTS)
+    app.add_defaults(_DEFAULTS | (_REDIS_DEFAULTS if settings.broker.startswith("redis") else {}))
     slot.register(app, settings)
+    if app.amqp_cls in (None, _AMQP):  # not one that has its own
+        app.amqp_cls = "lastcall_worker.broker:PromptAMQP"
     app.steps["worker"].update({ReaperStep, NodeStep, ChildrenStep, UntilDrainedStep})
     app.steps["consumer"].add(PromptStep)
     app.user_options["worker"].add(

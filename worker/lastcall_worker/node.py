@@ -112,7 +112,7 @@ class Node:
                 if time.monotonic() >= due:
                     self._renew()
                     due = time.monotonic() + self._every_s
-                away = False
+                    away = False  # not where nothing was asked: the outage goes on
             except ServerTooOld as error:
                 _log.critical("this worker cannot run: %s", error)
                 end_worker(EX_FAILURE)
@@ -145,7 +145,8 @@ class Node:
         connection = Connection.of(self._settings)
         for address, tickets in running_tickets().items():
             job, name = split(address)
-            Ledger(connection.redis, job, [name]).renew(connection.lease_ms, tickets)
+            # By the connection that does not wait long: one that the network has forgotten must not cost the lease.
+            Ledger(connection.asking, job, [name]).renew(connection.lease_ms, tickets)
 
 
 def pool_name(pool: Any) -> str:
@@ -171,9 +172,10 @@ def running_tickets() -> dict[str, list[str]]:
 
 
 def _requests() -> list[Any]:
-    # Celery's set changes while another thread reads it. What has started is reserved as well.
+    # Celery's sets change while another thread reads them. What has started is reserved as well, but for some versions
+    # of Celery not after the broker's connection was lost.
     while True:
         try:
-            return list(state.reserved_requests)
+            return list({*state.reserved_requests, *state.active_requests})
         except RuntimeError:
             continue

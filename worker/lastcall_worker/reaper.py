@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Final
 
 from redis.exceptions import RedisError
 
+from lastcall.connect import Refusal
 from lastcall.connection import Connection
 from lastcall.errors import LastcallError
 from lastcall.reaper import Sweep, reap_once
@@ -16,6 +17,8 @@ from lastcall.state import keys
 from lastcall.state.ledger import shown, split
 
 if TYPE_CHECKING:
+    from redis import Redis
+
     from lastcall.settings import Settings
 
 _log = logging.getLogger(__name__)
@@ -72,17 +75,26 @@ class Reaper:
 
     def _sweep(self, lacking: set[str]) -> None:
         connection = Connection.of(self._settings)
+        # Which does not wait long: a connection that the network has forgotten must not keep it for a lease.
+        redis = connection.asking
         if lacking:
             chosen: set[str] | None = lacking
-        elif connection.redis.set(
-            keys.REAPER, self._node, nx=True, px=max(1, int(self._settings.reap_s * 1000 * _TURN))
-        ):
+        elif self._is_its_turn(redis):
             chosen = None
         else:
-            return  # another worker's turn
-        sweep = reap_once(connection.redis, connection.registry, connection.tickets, celery_queues=chosen)
+            return
+        sweep = reap_once(redis, connection.registry, connection.tickets, celery_queues=chosen)
         self._tell(sweep)
         self.swept.set()
+
+    def _is_its_turn(self, redis: Redis) -> bool:
+        turn_ms = max(1, int(self._settings.reap_s * 1000 * _TURN))
+        try:
+            return bool(redis.set(keys.REAPER, self._node, nx=True, px=turn_ms))
+        except Refusal as error:
+            if not error.out_of_memory:
+                raise
+            return True  # no turn can be noted; what comes back is all the more needed
 
     def _tell(self, sweep: Sweep) -> None:
         for queue, producer in sweep.lost:
