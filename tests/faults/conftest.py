@@ -37,12 +37,13 @@ class Service:
         """A proxy in front of the server."""
         return self._stack.enter_context(Proxy(self.server.port, delay_s=delay_s))
 
-    def worker(self, node: str, *, url: str | None = None, lease_s: float | None = None, **options: Any) -> Worker:
-        """A worker that is registered."""
-        more = {"LASTCALL_LEASE_S": str(lease_s or self.lease_s)}
+    def worker(self, node: str, *, url: str | None = None, ready: bool = True, **options: Any) -> Worker:
+        """A worker. ready: that is registered."""
+        more = {"LASTCALL_LEASE_S": str(self.lease_s)}
         worker = Worker(url or self.url, self.key, node, more=more, **options)
         self._stack.callback(worker.kill)
-        worker.ready()
+        if ready:
+            worker.ready()
         return worker
 
     def client(self, url: str | None = None, **options: Any) -> Client:

@@ -169,7 +169,7 @@ def test_release_gives_a_chunk_back_once(proxy: Proxy, client: Client, name: str
 def test_renew_keeps_the_leases(
     shared: Service, proxy: Proxy, name: str, how: How, times: int, caplog: pytest.LogCaptureFixture
 ) -> None:
-    client = shared.client(proxy.url(shared.url), lease_s=4.0)
+    client = shared.client(proxy.url(shared.url), lease_s=20.0, reap_s=0.2)  # it beats as often as it reaps
     queue = client.queue(name)
     with queue.producer("camera") as out, queue.consumer() as consumer:
         out.put(1)
@@ -222,7 +222,7 @@ def count(redis_url: str, job: str, n: int) -> int:
 def test_slots_lose_nothing_and_run_nothing_twice(shared: Service, worker_proxy: Proxy, name: str, how: How) -> None:
     client = shared.client()
     began = time.monotonic()
-    cut = worker_proxy.cut(runs("next"), how, nth=3, times=20)
+    cut = worker_proxy.cut(runs("next"), how, nth=3, times=8)
     function = functools.partial(count, shared.server.unix_url, name)
     assert list(client.map(function, range(200), chunksize=2, timeout=SOON_S)) == list(range(200))
     until(lambda: cut.happened.is_set() or list(client.map(square, range(4))), "the cuts")

@@ -49,7 +49,7 @@ def test_a_producer_that_outgrows_the_memory_is_held_back_and_everything_is_done
     service.worker("eater", slots=2)
     client = service.client()
     queue = client.queue(name, slow_length)
-    sizes = [200_000 + n for n in range(250)]  # 50 MB
+    sizes = [200_000 + n for n in range(200)]  # 40 MB
     with caplog.at_level(logging.WARNING, "lastcall"), queue.producer("camera") as out:
         for size in sizes:
             out.put(bytes(size))
@@ -67,18 +67,18 @@ def test_what_was_accepted_is_done_while_the_server_is_full_and_then_producers_g
     client = service.client()
     queue = client.queue(name, slow)
     with queue.producer("camera") as out:
-        out.put_many(range(600))
+        out.put_many(range(400))
         out.flush()
         until(lambda: queue.status().done, "work to begin")
         with full(service):
-            out.put_many(range(600, 700))
+            out.put_many(range(400, 500))
             with pytest.raises(WaitTimeout, match="has refused for"):
                 out.flush(0.5)
             # For longer than a slot's slice, so that its ticket would have to travel, and than a lease.
-            until(lambda: queue.status().done == 600, "what was accepted to be done")
-            assert queue.status().put == 600
-    assert queue.join(60).done == 700
-    assert Counter(queue.results(timeout=30)) == Counter(range(700))
+            until(lambda: queue.status().done == 400, "what was accepted to be done")
+            assert queue.status().put == 400
+    assert queue.join(60).done == 500
+    assert Counter(queue.results(timeout=30)) == Counter(range(500))
     assert worker.process.poll() is None
     assert client.submit(square, 12).result(30) == 144
 
@@ -101,6 +101,18 @@ def test_a_worker_outlives_a_ticket_that_celery_cannot_note_down(services: Calla
     assert queue.join(60).done == 2
     assert worker.process.poll() is None
     assert worker.ready().pid == worker.process.pid
+
+
+def test_a_worker_that_is_started_on_a_full_server_waits_for_room(service: Service, name: str) -> None:
+    client = service.client()
+    queue = client.queue(name, square)
+    with queue.producer("camera") as out:
+        out.put(3)
+    with full(service):
+        worker = service.worker("early", slots=1, ready=False)
+        until(lambda: "used memory > 'maxmemory'" in worker.log, "Celery to be refused")
+    assert list(queue.results(timeout=30)) == [9]
+    assert worker.process.poll() is None
 
 
 @pytest.mark.parametrize("what", ["put", "queue", "producer", "token", "map", "submit"])
@@ -140,7 +152,7 @@ def test_a_map_that_was_begun_bears_a_full_server(services: Callable[..., Servic
     service = services(lease_s=10.0, persistent=True)
     service.worker("mapper", slots=2)
     client: Client = service.client()
-    results = client.map(slow, range(400), chunksize=2)
+    results = client.map(slow, range(200), chunksize=2)
     got = [next(results) for _ in range(50)]
     admin = service.server.client()
     admin.config_set("maxmemory", "1")
@@ -148,4 +160,4 @@ def test_a_map_that_was_begun_bears_a_full_server(services: Callable[..., Servic
     while len(got) < put:  # all that was accepted comes out
         got.append(next(results))
     admin.config_set("maxmemory", "0")
-    assert got + list(results) == list(range(400))
+    assert got + list(results) == list(range(200))
