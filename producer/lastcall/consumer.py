@@ -71,7 +71,8 @@ class Consumer(Generic[T]):
 
         Raises Empty at the timeout, StopIteration when the queue is drained, ProducerLost, QueueCancelled, LeaseLost
         if this consumer fell silent for so long that its items were given to others, BadEnvelope if the next item was
-        signed with another key (it stays in the queue), NotDeserializable (likewise), ServerUnreachable.
+        signed with another key (it stays in the queue), NotDeserializable (likewise), ServerUnreachable,
+        ServerReadOnly.
         """
         if self._at < len(self._items) and not self._lost and not self._closed:
             self._at += 1

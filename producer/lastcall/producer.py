@@ -116,7 +116,8 @@ class Producer(Generic[T]):
         It is in the queue when flush() or the block is through. timeout: seconds; None waits for as long as the
         lease is held. Raises Full at the timeout (the item was not put), NoWorker if there is no room and nobody to
         make any, QueueFinished if the queue has ended, LeaseLost if this producer was given up, ProducerLeft,
-        NotSerializable, ItemTooLarge, ServerUnreachable.
+        NotSerializable, ItemTooLarge; ServerUnreachable, ServerReadOnly or ServerOutOfMemory when the server has been
+        away, or has refused, for a minute.
         """
         self.put_dumped(self.dump(item), timeout=timeout)
 

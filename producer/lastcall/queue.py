@@ -39,7 +39,8 @@ _SAID = {"celery": "workers", "expected": "producers", "down": "into"}
 class StatusableQueue(Generic[T]):
     """A queue in Redis; made by client.queue(). A handle may be pickled and used on any machine, and after a fork.
 
-    Whatever asks the server raises ServerUnreachable when it is away, UnknownJob when the queue has expired.
+    Whatever asks the server raises ServerUnreachable when it is away, ServerReadOnly or ServerOutOfMemory when it
+    refuses, UnknownJob when the queue has expired.
     """
 
     def __init__(self, connection: Connection, ledger: Ledger) -> None:

@@ -5,11 +5,13 @@ One worker lives through all of these, so that each also shows that it takes tic
 
 from __future__ import annotations
 
+import shutil
 import threading
 from collections.abc import Callable
 
 import pytest
 
+from lastcall.errors import LeaseLost
 from tests.faults.conftest import Service
 from tests.faults.workload import Workload
 from tests.functions import square
@@ -84,3 +86,27 @@ def test_a_server_that_stands_still_for_half_a_minute_costs_nobody_a_lease(
         work.moves()
         work.check()
     serves_still(service, worker)
+
+
+def test_a_producer_is_told_that_the_server_has_lost_what_it_acknowledged(service: Service, name: str) -> None:
+    kept = service.server.folder / "appendonlydir"
+    client = service.client()
+    queue = client.queue(name)
+    out = queue.producer("camera", chunk_items=1)
+    out.put_many(range(3))
+    out.flush()
+    shutil.copytree(kept, service.server.folder / "a second ago")
+    out.put_many(range(3, 6))
+    out.flush()
+    assert out.position == 6
+    service.server.kill()
+    shutil.rmtree(kept)
+    (service.server.folder / "a second ago").rename(kept)
+    service.server.start()
+    out.put(6)
+    with pytest.raises(LeaseLost, match="camera"):
+        out.flush(30)
+    with queue.producer("camera") as again:
+        assert again.position == 3
+        again.put_many(range(3, 7))
+    assert list(queue) == list(range(7))
