@@ -19,6 +19,7 @@ from lastcall import functions
 from lastcall.errors import ItemTooLarge, LastcallError, LeaseLost, NotSerializable, QueueCancelled
 from lastcall.outcome import unpack_error
 from lastcall.payload import CALL
+from lastcall.policy import told_of
 from lastcall.queue import make
 from lastcall.results import Entry, Reader
 from lastcall.task import task
@@ -72,7 +73,7 @@ class Calls:
                 if spec.kind != "value":  # what goes by value may change between two calls
                     self._specs[function] = spec
         try:
-            dumped = self._producer.dump((spec.wire, args, kwargs))
+            dumped = self._producer.dump((spec.wire, args, kwargs, told_of(function).policy.wire))
         except NotSerializable as error:
             raise self._which(error, args, kwargs) from error
         except ItemTooLarge as error:
