@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import itertools
 import logging
+import threading
 import time
 import uuid
 from collections.abc import Callable, Generator, Iterable, Iterator, Sequence, Sized
@@ -147,7 +148,8 @@ class _Map:
         self._exhausted = self._left = self._finished = self._ended_without = False
         self._reader = Reader(connection, self._ledger, once=not keep)
         self._outage = Outage(connection)
-        connection.heart.hold_producer(self._ledger, MAP, self._epoch, _nothing)
+        self._lost = threading.Event()  # set by the heart; its callback must not hold on to this object
+        connection.heart.hold_producer(self._ledger, MAP, self._epoch, self._lost.set)
         try:
             self._fill()
         except BaseException:
@@ -261,6 +263,8 @@ class _Map:
                 self._seal(items)
             else:
                 self._exhausted = True
+        if self._lost.is_set() and not self._left:
+            self._come_back()
         if self._unsent:
             self._send(slots)
         if self._exhausted and not self._unsent and not self._left:
@@ -298,7 +302,8 @@ class _Map:
             if lease.seq < self._seq - len(self._unsent):  # the server has lost what it had accepted
                 raise LeaseLost(self._ledger.shown, MAP)
             self._epoch = lease.epoch
-            self._connection.heart.hold_producer(self._ledger, MAP, self._epoch, _nothing)
+            self._lost.clear()
+            self._connection.heart.hold_producer(self._ledger, MAP, self._epoch, self._lost.set)
 
     def _give_up_input(self) -> None:
         """The queue has ended without this producer: what it was sent before is done, and is handed out still."""
@@ -391,7 +396,3 @@ def _of_item(error: BaseException, number: int) -> BaseException:
         return error
     mended.__cause__ = error.__cause__
     return mended
-
-
-def _nothing() -> None:
-    """A lease that was lost is told by the next put; when there is none, it is of no matter."""
