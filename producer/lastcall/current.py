@@ -9,9 +9,12 @@ def charge(order):
 from __future__ import annotations
 
 from contextvars import ContextVar
-from typing import Protocol
+from typing import TYPE_CHECKING, Protocol
 
 from lastcall.errors import NotRunning
+
+if TYPE_CHECKING:
+    from lastcall.state.ledger import Ledger
 
 
 class Running(Protocol):
@@ -26,6 +29,7 @@ class Running(Protocol):
     def attempt(self) -> int: ...
     @property
     def item(self) -> str: ...
+    def help(self, ledger: Ledger) -> bool: ...
 
 
 class Current:
@@ -78,6 +82,15 @@ class Current:
 
 running: ContextVar[Running | None] = ContextVar("lastcall_running", default=None)
 current = Current()
+
+
+def help_with(ledger: Ledger) -> bool:
+    """Where a worker's function waits here for this queue: run one of its chunks meanwhile. Whether there was one.
+
+    Else all slots could wait for work that only a slot can do.
+    """
+    here = running.get()
+    return here is not None and here.help(ledger)
 
 
 def _here() -> Running:

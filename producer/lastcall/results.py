@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 from redis.exceptions import RedisError
 
+from lastcall.current import help_with, running
 from lastcall.errors import BadEnvelope, ItemTimeout, LastcallError, NotDeserializable, WaitTimeout, WorkerLost
 from lastcall.outcome import pack_error, unpack_error
 from lastcall.payload import Outcome, open_outcome
@@ -20,6 +21,7 @@ if TYPE_CHECKING:
 
 _LOOK_S = 1.0
 _ENTRIES = 100
+_HELP_S = 0.05  # that a function on a worker waits before it does what it waits for
 _NONE = Outcome(0, [], {})
 
 
@@ -81,8 +83,10 @@ class Reader:
         if self.ended:
             return []
         try:
-            reply = self._ask(block_s)
-            if not reply and block_s > 0:
+            reply = self._ask(min(block_s, _HELP_S) if running.get() else block_s)
+            if not reply and block_s > 0 and help_with(self._ledger):
+                reply = self._ask(0)
+            elif not reply and block_s > 0:
                 status = self._ledger.status()
                 self._patience.look(status)
                 if status.ended:

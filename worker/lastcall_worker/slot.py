@@ -11,14 +11,17 @@ import os
 import threading
 import time
 import uuid
-from collections.abc import Callable, Collection, Sequence
-from contextlib import suppress
+from collections.abc import Callable, Collection, Iterator, Sequence
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from reprlib import Repr
 from typing import TYPE_CHECKING, Any
 
+from redis.exceptions import RedisError
+
 from lastcall import functions
 from lastcall.connect import connect
+from lastcall.connection import Connection
 from lastcall.current import running as running_here
 from lastcall.envelope import Sealer
 from lastcall.errors import (
@@ -68,12 +71,14 @@ class Work:
     down_index: str
     down_celery: str
     policy: Policy
+    max_workers: int
 
 
 class Station:
     """What a slot works with: a connection, keys, the functions that were loaded; one slot at a time uses it."""
 
     def __init__(self, app: Any, settings: Settings, node: str) -> None:
+        self.app = app
         self.settings = settings
         self.node = node
         self.pid = os.getpid()
@@ -117,6 +122,7 @@ class Station:
             ledger, made, style, meta["celery"].decode(), name, function, error,
             meta["results"].decode(), meta["on_error"].decode(),
             meta.get("down_index", b"").decode(), meta.get("down_celery", b"").decode(), Policy.stored(meta),
+            int(meta["max_workers"]),
         )  # fmt: skip
         if len(self._works) > 1000:
             self._works.clear()
@@ -142,12 +148,14 @@ class Station:
 class Running:
     """What `lastcall.current` tells while a chunk runs; `at` is the item's index in it."""
 
-    __slots__ = ("_values", "chunk", "job", "made", "positions", "queue", "worker")
+    __slots__ = ("_values", "_work", "chunk", "job", "made", "positions", "queue", "slot", "worker")
 
-    def __init__(self, work: Work, chunk: Chunk, worker: str) -> None:
+    def __init__(self, slot: Slot, work: Work, chunk: Chunk) -> None:
+        self.slot = slot
+        self._work = work
         self.job, self.queue = work.ledger.job, work.ledger.name
         self.made = work.made[0].decode()
-        self.worker = worker
+        self.worker = slot.station.node
         self.chunk = chunk
         self.positions: Sequence[int] | None = None  # of the items that are run, where it is not all of them
         self._values: Sequence[Any] = ()
@@ -168,6 +176,15 @@ class Running:
     @property
     def attempt(self) -> int:
         return self.chunk.tries + 1
+
+    def help(self, ledger: Ledger) -> bool:
+        """Run a ready chunk of another queue here and now, if it travels through the same Celery queue."""
+        station = self.slot.station
+        with _station(station.app, station.settings, station.node) as other:
+            work = other.work(ledger.address)
+            if work is None or work.celery != self._work.celery:
+                return False
+            return Slot(other, ledger.address, f"helper-{uuid.uuid4().hex}", self.slot.events).run_one(work)
 
 
 class Slot:
@@ -222,13 +239,42 @@ class Slot:
         if self.events is not None:
             self.events.flush()
 
+    def run_one(self, work: Work) -> bool:
+        """Run one ready chunk with a ticket of its own, beside those that the queue has given out. Whether there was
+        one."""
+        station, ledger = self.station, work.ledger
+        status = ledger.status()
+        if not status.chunks_ready or (work.max_workers and status.started >= work.max_workers):
+            return False
+        if ledger.enroll(self.ticket, self.nonce, station.lease_ms):
+            return False
+        heart = Connection.of(station.settings).heart  # the worker renews the tickets that it was sent
+        heart.hold_ticket(ledger, self.ticket, _nothing)
+        try:
+            claim = ledger.next(self.ticket, self.nonce, station.lease_ms, 1)
+            completions = [self._complete(work, chunk) for chunk in claim.chunks]
+            left = ledger.next(
+                self.ticket, self.nonce, station.lease_ms, 0, completions=completions,
+                downstream_cap=station.registry.slots(work.down_celery) if work.down_celery else 0,
+            )  # fmt: skip
+        except BaseException:
+            with suppress(RedisError, LastcallError):  # its lease runs out
+                ledger.release(self.ticket)
+            raise
+        finally:
+            heart.drop_ticket(ledger, self.ticket)
+        if left.downstream_tickets:
+            station.tickets.send(work.down_celery, f"{ledger.job}/{ledger.names[1]}", left.downstream_tickets)
+        station.tickets.send(work.celery, self.address, left.tickets)
+        return bool(claim.chunks)
+
     def _complete(self, work: Work, chunk: Chunk) -> Completion:
         """Run a chunk's items and say what it came to."""
         call = _Call(time.time())
         began = time.perf_counter()
         items, errors = self._open(work, chunk)
         again: dict[int, int] = {}
-        running = Running(work, chunk, self.station.node)
+        running = Running(self, work, chunk)
         if self.events is not None:
             call.describe(work, items)
             if self._last_s >= _LONG_S:
@@ -496,12 +542,22 @@ def _take_idle() -> Station | None:
             return station
 
 
-def run(app: Any, settings: Settings, node: str, address: str, ticket: str, *, events: bool) -> None:
-    """Run a slot: here, now."""
+@contextmanager
+def _station(app: Any, settings: Settings, node: str) -> Iterator[Station]:
     station = _take_idle() or Station(app, settings, node)
-    Slot(station, address, ticket, station.events if events else None).run()
+    yield station
     # Not after an error, which may have left a reply unread on its connection.
     _idle.append(station)
+
+
+def _nothing() -> None:
+    """A helper's ticket that was lost is told when it completes."""
+
+
+def run(app: Any, settings: Settings, node: str, address: str, ticket: str, *, events: bool) -> None:
+    """Run a slot: here, now."""
+    with _station(app, settings, node) as station:
+        Slot(station, address, ticket, station.events if events else None).run()
 
 
 def register(app: Any, settings: Settings) -> Any:
