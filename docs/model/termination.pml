@@ -55,9 +55,10 @@
 #define HAND_FORGOTTEN 14                /* wire: who asks again is given another chunk, not the one it holds */
 #define GIVEBACK_FORGETS_HAND 15         /* base: what a crashed slot held does not come back */
 #define REAP_DOES_NOT_SETTLE 16          /* base */
-#define OUTPUTS_IN_A_SECOND_STEP 17      /* base: the stage may have left before its last output is there */
-#define STAGE_LEAVES_IN_A_SECOND_STEP 18 /* base: the slot that drains queue 0 may crash before it says so to queue 1 */
-#define CHECKED_THEN_ENDED 19            /* base: one script finds that all is done, another one ends the queue */
+#define CRASHES_ARE_NOT_COUNTED 17       /* base-cycles: a chunk that kills its slot is tried for ever */
+#define OUTPUTS_IN_A_SECOND_STEP 18      /* base: the stage may have left before its last output is there */
+#define STAGE_LEAVES_IN_A_SECOND_STEP 19 /* base: the slot that drains queue 0 may crash before it says so to queue 1 */
+#define CHECKED_THEN_ENDED 20            /* base: one script finds that all is done, another one ends the queue */
 
 /* --- words -------------------------------------------------------------------------------------------------------- */
 
@@ -264,7 +265,7 @@ inline giveback(t, crashed) {
   :: hand[t] != NONE && MUTANT != GIVEBACK_FORGETS_HAND ->
      i = queue_of[t]*CHUNKS + hand[t];
      leased[queue_of[t]]--;
-     if :: crashed -> tries[i]++ :: else fi;
+     if :: crashed && MUTANT != CRASHES_ARE_NOT_COUNTED -> tries[i]++ :: else fi;
      if
      :: tries[i] == CRASH_LIMIT -> place[i] = OVER; over[queue_of[t]]++; tries[i] = 0
      :: else -> place[i] = READY; ready[queue_of[t]]++
