@@ -1,4 +1,5 @@
-# Needs make and Python >= 3.11, nothing else: every target first sets up what it needs, in .venv.
+# Needs make and Python >= 3.11, nothing else: every target first sets up what it needs, in .venv. (`up` needs Docker,
+# `model` spin and a C compiler; both say so.)
 # `make demo PYTHON=python3.12` takes another Python; ARGS reaches the command: `make test ARGS="-k drained -x"`.
 
 .DEFAULT_GOAL := help
@@ -13,7 +14,7 @@ ARGS ?=
 # Containers and a browser are asked for by their marks (make test ARGS="-m compose"); CI runs everything.
 MARKS := $(if $(CI),,-m "not compose and not browser")
 
-.PHONY: help demo test lint up down bench constraints clean
+.PHONY: help demo test lint model up down bench constraints clean
 
 help:  ## show every target and what it does
 	@awk -F ':.*##[ ]*' '/^[a-z][a-z-]*:.*##/ {printf "  make %-12s %s\n", $$1, $$2}' $(firstword $(MAKEFILE_LIST))
@@ -28,6 +29,9 @@ lint: $(VENV)/.dev  ## ruff (rules and format) and mypy --strict
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy --strict
+
+model:  ## have spin check the model of how a queue ends, and find the errors planted in it (docs/model)
+	@docs/model/check $(ARGS)
 
 up:  ## build and start the service in containers, wait until it is healthy, and feed it the demo's producers
 	@$(need_compose)

@@ -2,14 +2,19 @@
 
 from __future__ import annotations
 
+import ctypes
+import faulthandler
+import json
 import os
+import resource
+import signal
 import threading
 import time
 from typing import Any
 
 import redis
 
-from lastcall import task
+from lastcall import current, task
 
 
 def square(n: int) -> int:
@@ -244,3 +249,111 @@ def consume_and_hang(queue: Any, n: int, taken: Any) -> None:
 
 def reciprocal(n: float) -> float:
     return 1 / n
+
+
+# Items that go wrong
+
+
+def try_again(n: int) -> tuple[int, int]:
+    """Every third item raises until its third attempt."""
+    if n % 3 == 0 and current.attempt < 3:
+        raise ConnectionError(f"{n} at attempt {current.attempt}")
+    return n, current.attempt
+
+
+class Counted:
+    """Counts how often it ran for each item, by the test's own server, and raises for some."""
+
+    def __init__(self, url: str, name: str, raising: tuple[int, ...] = (), times: int = 1_000_000) -> None:
+        self.url, self.name, self.raising, self.times = url, name, raising, times
+
+    def __call__(self, n: int) -> int:
+        with redis.Redis.from_url(self.url) as server:
+            runs: Any = server.hincrby(f"test:{self.name}", str(n), 1)
+        if n in self.raising and runs <= self.times:
+            raise Odd(n, where=f"run {runs}")
+        return n
+
+    def runs(self) -> dict[int, int]:
+        with redis.Redis.from_url(self.url) as server:
+            counts: Any = server.hgetall(f"test:{self.name}")
+        return {int(n): int(runs) for n, runs in counts.items()}
+
+
+class Told:
+    """Tells the test what lastcall.current says, and raises for the first times."""
+
+    def __init__(self, url: str, name: str, times: int = 0) -> None:
+        self.url, self.name, self.times = url, name, times
+
+    def __call__(self, n: int) -> int:
+        said = [current.job, current.queue, current.item, current.attempt, current.worker, current.idempotency_key]
+        with redis.Redis.from_url(self.url) as server:
+            server.rpush(f"test:{self.name}", json.dumps([n, *said]))
+        if current.attempt <= self.times:
+            raise ValueError("not yet")
+        return n
+
+    def said(self) -> list[list[Any]]:
+        with redis.Redis.from_url(self.url) as server:
+            told: Any = server.lrange(f"test:{self.name}", 0, -1)
+        return [json.loads(one) for one in told]
+
+
+class Deadly:
+    """Ends its process, in one way or another, at one item."""
+
+    def __init__(self, how: str, guilty: int, takes_s: float = 0.0) -> None:
+        self.how, self.guilty, self.takes_s = how, guilty, takes_s
+
+    def __call__(self, n: int) -> int:
+        time.sleep(self.takes_s if n != self.guilty else self.takes_s / 2)  # while its neighbours are at it
+        if n == self.guilty:
+            if self.how == "segfault":
+                faulthandler.disable()
+                ctypes.string_at(0)
+            elif self.how == "exit":
+                os._exit(1)
+            else:  # as the kernel does where there is no memory
+                os.kill(os.getpid(), signal.SIGKILL)
+        return n
+
+
+class Slow:
+    """Takes too long at one item: "sleep", which a signal ends; "deaf" to signals; "frozen", the whole process."""
+
+    def __init__(self, how: str, late: int, gate: Gate | None = None) -> None:
+        self.how, self.late, self.gate = how, late, gate
+
+    def __call__(self, n: int) -> int:
+        if n == self.late:
+            if self.gate is not None:
+                return int(self.gate(n))
+            if self.how == "deaf":
+                signal.pthread_sigmask(signal.SIG_BLOCK, [signal.SIGALRM])
+            if self.how == "frozen":
+                os.kill(os.getpid(), signal.SIGSTOP)
+            threading.Event().wait(60)
+        return n
+
+
+@task(name="tests.stubborn", retries=2, backoff_s=0.01)
+def stubborn(n: int) -> int:
+    """Gives the attempt at which it gave in."""
+    if current.attempt <= n:
+        raise ValueError(f"not at attempt {current.attempt}")
+    return current.attempt
+
+
+@task(name="tests.dawdle", timeout=0.2)
+def dawdle(_: int) -> None:
+    threading.Event().wait(60)
+
+
+def starve_memory(n: int) -> int:
+    """Asks for more memory than it may have."""
+    resource.setrlimit(resource.RLIMIT_AS, (1 << 30, resource.getrlimit(resource.RLIMIT_AS)[1]))
+    try:
+        return len(bytearray(4 << 30)) if n == 3 else n
+    finally:
+        resource.setrlimit(resource.RLIMIT_AS, (resource.RLIM_INFINITY, resource.RLIM_INFINITY))

@@ -12,7 +12,7 @@ from dataclasses import dataclass, field, replace
 from typing import Any
 
 from lastcall.errors import LeaseLost, QueueFinished
-from lastcall.state.ledger import Chunk, Claim, Completion, Lease, Put
+from lastcall.state.ledger import Chunk, Claim, Completion, Lease, Letter, Put
 
 CRASH_LIMIT = 2  # one less than is usual, so that it is reached more often
 NOT, JUST, LONG_AGO = 0, 1, 2  # since when a ticket's deadline has passed
@@ -26,11 +26,20 @@ def items_of(chunk: Chunk) -> list[Item]:
     return [(chunk.root, chunk.start + at) for at in range(chunk.items)]
 
 
-def part(chunk: Chunk, start: int, end: int, tries: int) -> Chunk:
+def part(chunk: Chunk, start: int, end: int) -> Chunk:
     """The items from `start` to before `end`, counted in the chunk that was put."""
     if (start, end) == (chunk.start, chunk.start + chunk.items):
-        return chunk._replace(tries=tries)
-    return Chunk(f"{chunk.root}/{start}:{end}", end - start, start, tries, chunk.payload)
+        return chunk
+    return chunk._replace(id=f"{chunk.root}/{start}:{end}", items=end - start, start=start)
+
+
+def deaths(chunk: Chunk) -> int:
+    return chunk.crashes + chunk.losses
+
+
+def is_suspect(chunk: Chunk) -> bool:
+    """Whether it must run while nothing else of the queue does."""
+    return chunk.items == 1 and chunk.losses > 0 and deaths(chunk) >= CRASH_LIMIT - 1
 
 
 @dataclass
@@ -93,6 +102,7 @@ class Queue:
         self.acked = 0
         self.unread = 0
         self.busy = 0
+        self.alone = ""  # the ticket that runs a suspect
 
     # What there is
 
@@ -208,7 +218,7 @@ class Queue:
             ):
                 full = True
                 break
-            self._append(Chunk(f"{there.index}-{number}", items, 0, 0, payload))
+            self._append(Chunk(f"{there.index}-{number}", items, 0, payload))
             there.seq = number
             there.position += items
             accepted += 1
@@ -304,7 +314,7 @@ class Queue:
         self.state = state
         self.ends += 1
         self.results.append(("end", state.encode()))
-        self.ready, self.delayed, self.tickets = [], {}, {}
+        self.ready, self.delayed, self.tickets, self.alone = [], {}, {}, ""
         stage = self.down.producers.get(f"stage:{self.name}") if self.down else None
         if stage is not None and stage.state in LIVE:
             stage.state = "left" if state == "DRAINED" else "lost"
@@ -333,9 +343,13 @@ class Queue:
         downstream: list[str] = []
         if self._complete(there, completions, busy_us) and self.down is not None:
             downstream = self.down._mint(downstream_cap)
+        if self.alone == ticket and not there.hand:
+            self.alone = ""
         if not there.hand and want:
             self._due()
             there.hand = self._claim(want)
+            if there.hand and is_suspect(there.hand[0]):
+                self.alone = ticket
         if there.hand:
             return Claim(list(there.hand), downstream, [])
         if not want:
@@ -350,14 +364,21 @@ class Queue:
         if want > 1:
             want = min(want, math.ceil(len(self.ready) / len(self.tickets)))
         claimed: list[Chunk] = []
+        if self._closed:
+            return claimed
         while self.ready and len(claimed) < want:
-            # One that was tried before goes alone.
-            if claimed and self.ready[0].tries:
+            # One whose slot died before goes alone.
+            if claimed and deaths(self.ready[0]):
                 break
             claimed.append(self.ready.pop(0))
-            if claimed[0].tries:
+            if deaths(claimed[0]):
                 break
         return claimed
+
+    @property
+    def _closed(self) -> bool:
+        """Whether nobody may claim now."""
+        return bool(self.alone or (self.hands and self.ready and is_suspect(self.ready[0])))
 
     def _complete(self, ticket: Ticket, completions: Sequence[Completion], busy_us: int) -> bool:
         """Gives whether there is something new downstream."""
@@ -375,14 +396,17 @@ class Queue:
             self._finish(finished[completion.done :], self.dead)
             self.letters |= {name for name, _ in completion.letters}
             for one in completion.again:
-                retried = Chunk(f"{chunk.root}/{one.index}:{one.index + 1}", 1, one.index, one.tries, one.payload)
+                retried = Chunk(
+                    f"{chunk.root}/{one.index}:{one.index + 1}", 1, one.index, one.payload,
+                    one.crashes, one.losses, one.raises,
+                )  # fmt: skip
                 self.delayed[retried.id] = (retried, 0)
             if completion.outcome:
                 entry.append((chunk.id, b"O" + completion.outcome))
                 self.unread += len(finished) if self.options.results == "once" else 0
             if self.down is not None and not self.down.ended:
                 for output in completion.outputs:
-                    self.down._append(Chunk(output.id, output.items, 0, 0, output.payload))
+                    self.down._append(Chunk(output.id, output.items, 0, output.payload))
                     new = True
         self.results += entry
         if some:
@@ -402,34 +426,88 @@ class Queue:
     def release(self, ticket: str, *, crashed: bool, processed: int, cap: int) -> list[str]:
         if self.ended or ticket not in self.tickets:
             return []
-        self._give_back(ticket, crashed=crashed, processed=processed)
+        self._give_back(ticket, "crash" if crashed else "return", processed)
         self._settle()
         return [] if self.ended else self._mint(cap)
 
-    def _give_back(self, ticket: str, *, crashed: bool, processed: int) -> None:
+    def overrun(self, ticket: str, chunk: str, item: int, delay_ms: int | None, cap: int) -> list[str] | None:
+        hand = self.tickets[ticket].hand if ticket in self.tickets else []
+        if self.ended or not hand or hand[0].id != chunk:
+            return None
+        self._give_back(ticket, "timeout", item, retry=delay_ms is not None)
+        self._settle()
+        return [] if self.ended else self._mint(cap)
+
+    def _give_back(self, ticket: str, how: str, at: int = 0, *, retry: bool = False) -> None:
         hand = self.tickets.pop(ticket).hand
+        if self.alone == ticket:
+            self.alone = ""
+        died = how in ("crash", "lost")
         back: list[Chunk] = []
-        for at, chunk in enumerate(hand):
-            start, end = chunk.start, chunk.start + chunk.items
-            tries = chunk.tries + crashed
-            if at == 0:
-                start += min(processed, chunk.items)
+        for place, held in enumerate(hand):
+            start, end = held.start, held.start + held.items
+            chunk = held._replace(crashes=held.crashes + (how == "crash"), losses=held.losses + (how == "lost"))
+            if how == "return" and place == 0:
+                start += min(at, chunk.items)
                 self._finish(items_of(chunk)[: start - chunk.start], self.done)
-            rest = part(chunk, start, end, tries)
-            if start == end:
-                continue
-            if crashed and rest.items == 1 and tries >= CRASH_LIMIT:
-                self._finish(items_of(rest), self.dead)
-                self.letters.add(f"{rest.root}#{rest.start}")
-                if self.options.results != "discard":
-                    self.results.append((rest.id, b"X%d" % tries))
-                    self.unread += self.options.results == "once"
-            elif crashed and rest.items > 1 and tries >= 2:
+                if start == end:
+                    continue
+            rest = part(chunk, start, end)
+            if how == "timeout" and place == 0:
+                late = start + at
+                back += [part(rest, *span) for span in ((start, late), (late + 1, end)) if span[0] < span[1]]
+                item = part(rest, late, late + 1)
+                item = item._replace(raises=item.raises + 1)
+                if retry:
+                    self.delayed[item.id] = (item, 0)
+                else:
+                    self._give_up(item, b"T%d 5000" % item.tries)
+            elif died and rest.items == 1 and deaths(rest) >= CRASH_LIMIT:
+                self._give_up(rest, b"X%d" % rest.tries)
+            elif died and rest.items > 1 and deaths(rest) >= 2:
                 middle = start + rest.items // 2
-                back += [part(rest, start, middle, 1), part(rest, middle, end, 1)]
+                lost = rest.losses > 0
+                rest = rest._replace(crashes=int(not lost), losses=int(lost))
+                back += [part(rest, start, middle), part(rest, middle, end)]
             else:
                 back.append(rest)
         self.ready[:0] = back
+
+    def _give_up(self, item: Chunk, said: bytes) -> None:
+        self._finish(items_of(item), self.dead)
+        self.letters.add(f"{item.root}#{item.start}")
+        if self.options.results != "discard":
+            self.results.append((item.id, said))
+            self.unread += self.options.results == "once"
+
+    def revive(self, letters: Sequence[Letter], cap: int) -> tuple[int, list[str]]:
+        for queue in self.chain:
+            if queue.state == "CANCELLED":
+                raise QueueFinished(queue.name, queue.state)
+        found = [letter for letter in letters if letter.item in self.letters]
+        if not found:
+            return 0, []
+        for queue in reversed(self.chain):
+            if queue.ended:
+                queue._go_on()
+        for letter in found:
+            self.letters.discard(letter.item)
+            self.dead.discard((letter.chunk.partition("/")[0], letter.start))
+            self.ready.append(Chunk(letter.chunk, 1, letter.start, letter.payload))
+        return len(found), self._mint(cap)
+
+    def _go_on(self) -> None:
+        """A new epoch that goes on with what there is."""
+        if self.results and self.results[-1][0] == "end" and len(self.results) > self.acked:
+            self.results.pop()
+        self.epoch += 1
+        self.ends = 0
+        self.state = "SEALED"
+        if self.down is not None:
+            stage = self.down.producers[f"stage:{self.name}"]
+            stage.state, stage.epoch = "live", self.epoch
+            if not self.down.sealed:
+                self.down.state = "OPEN"
 
     def reap(self, cap: int, *, nothing_under_way: bool) -> tuple[list[str], list[str], bool]:
         if self.ended:
@@ -438,7 +516,7 @@ class Queue:
         lost = [name for name in silent if self._lose(name)]
         for _, name in sorted((-ticket.expired, name) for name, ticket in self.tickets.items() if ticket.expired):
             if self.tickets[name].nonce:
-                self._give_back(name, crashed=True, processed=0)
+                self._give_back(name, "lost")
             elif nothing_under_way or self.tickets[name].expired == LONG_AGO:
                 del self.tickets[name]
         self._due()
@@ -446,7 +524,7 @@ class Queue:
         return [] if self.ended else self._mint(cap), lost, self.ended
 
     def _mint(self, cap: int) -> list[str]:
-        if self.options.consumed:
+        if self.options.consumed or self._closed:
             return []
         cap = self.options.max_workers or cap
         idle = sum(not ticket.hand for ticket in self.tickets.values())
@@ -489,7 +567,9 @@ class Queue:
                 "come": len(self.producers),
                 "lost": sum(there.state == "lost" for there in self.producers.values()),
                 "busy": self.busy,
+                "suspects": sum(is_suspect(chunk) for chunk in self.ready),
             },
+            "alone": self.alone,
             "ready": self.ready,
             "delayed": {chunk.id: chunk for chunk in self.waiting},
             "tickets": set(self.tickets),

@@ -8,6 +8,7 @@ alive: heart.py, reaper.py, registry.py, waiting.py. The private cluster: local.
 from lastcall import errors
 from lastcall.client import Client
 from lastcall.consumer import Consumer
+from lastcall.current import current
 from lastcall.job import Job
 from lastcall.letters import DeadLetter
 from lastcall.producer import Producer
@@ -27,6 +28,7 @@ __all__ = [
     "Status",
     "StatusableQueue",
     "__version__",
+    "current",
     "errors",
     "task",
 ]

@@ -16,26 +16,54 @@ from typing import TYPE_CHECKING, Any
 from redis.exceptions import RedisError
 
 from lastcall import functions
+from lastcall.current import help_with, running
 from lastcall.errors import ItemTooLarge, LastcallError, LeaseLost, NotSerializable, QueueCancelled
 from lastcall.outcome import unpack_error
 from lastcall.payload import CALL
+from lastcall.policy import told_of
 from lastcall.queue import make
 from lastcall.results import Entry, Reader
 from lastcall.task import task
-from lastcall.waiting import AWAY, unreachable
+from lastcall.waiting import AWAY, Deadline, unreachable
 
 if TYPE_CHECKING:
     from lastcall.connection import Connection
     from lastcall.functions import FunctionSpec
+    from lastcall.state.ledger import Ledger
 
 _BLOCK_S = 1.0
 _ACK_ITEMS = 1_000
+_HELP_S = 0.05  # that a function on a worker waits before it does what it waits for
 
 
 @task(name="lastcall.call")  # so that a client without a key may name it; what is called must be a task, too
 def run_call(item: tuple[Any, ...]) -> Any:
     """Stands as the function of a queue of calls; slots take such items apart themselves."""
     raise TypeError(f"a call must be run by a slot, got {item!r}")
+
+
+class Answer(Future[Any]):
+    """A call's future. Asked for by a function that a worker runs, it may be that slot which runs the call."""
+
+    def __init__(self, ledger: Ledger) -> None:
+        super().__init__()
+        self._ledger = ledger
+
+    def result(self, timeout: float | None = None) -> Any:
+        return super().result(self._help(timeout))
+
+    def exception(self, timeout: float | None = None) -> BaseException | None:
+        return super().exception(self._help(timeout))
+
+    def _help(self, timeout: float | None) -> float | None:
+        """Where this waits in a worker's function: until it is done, or time is over. Gives what is left of that."""
+        deadline = Deadline(timeout)
+        while running.get() and not self.done() and not deadline.passed:
+            try:
+                super().exception(deadline.left(_HELP_S))
+            except TimeoutError:
+                help_with(self._ledger)
+        return None if timeout is None else deadline.left(timeout)
 
 
 class Calls:
@@ -72,12 +100,12 @@ class Calls:
                 if spec.kind != "value":  # what goes by value may change between two calls
                     self._specs[function] = spec
         try:
-            dumped = self._producer.dump((spec.wire, args, kwargs))
+            dumped = self._producer.dump((spec.wire, args, kwargs, told_of(function).policy.wire))
         except NotSerializable as error:
             raise self._which(error, args, kwargs) from error
         except ItemTooLarge as error:
             raise ItemTooLarge(error.size_bytes, error.limit_bytes) from None
-        future: Future[Any] = Future()
+        future = Answer(self._queue._ledger)
         # Once sent a call cannot be taken back, and cancel() says so.
         future.set_running_or_notify_cancel()
 

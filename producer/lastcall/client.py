@@ -15,6 +15,7 @@ from lastcall.connection import Connection, host, unhost
 from lastcall.errors import ClientClosed, ConfigError, LeaseLost, QueueFinished, UnknownJob
 from lastcall.job import Job
 from lastcall.map import MapResults
+from lastcall.policy import RetryOn, told
 from lastcall.queue import StatusableQueue, make
 from lastcall.settings import Settings
 from lastcall.state import keys
@@ -79,22 +80,35 @@ class Client:
     def map(
         self, function: Callable[..., T], *iterables: Iterable[Any], ordered: bool = True,
         chunksize: int | None = None, workers: str = "cpu", max_workers: int | None = None,
-        timeout: float | None = None,
+        timeout: float | None = None, retries: int | None = None, backoff_s: float | None = None,
+        retry_on: RetryOn | None = None, item_timeout: float | None = None, crash_limit: int | None = None,
+        job: str | None = None,
     ) -> MapResults:  # fmt: skip
         """Apply a function to every item; with several iterables, to their items side by side.
 
         Lazy at both ends: input may be endless, results come as they are asked for. ordered: in the order of the
         input, else as they come. chunksize: items that travel together; None measures. workers: the Celery queue.
         max_workers: slots at the same time, in the whole cluster. timeout: seconds to wait for each result.
+        retries, backoff_s, retry_on, crash_limit: as in queue(). item_timeout: queue()'s timeout, for each item.
+        job: an id, of a job that is not there yet; its results are then kept on the server until they expire, and
+        client.job(id).results() has them for whoever asks, should this process end before it has them all.
         Raises, when iterated, the first error of the function, with the remote traceback as its cause.
         """
         return MapResults(
             self._open(), function, iterables, ordered=ordered, chunksize=chunksize,
             workers=workers, max_workers=max_workers, timeout=timeout,
+            policy=told(
+                retries=retries, backoff_s=backoff_s, retry_on=retry_on, timeout=item_timeout, crash_limit=crash_limit,
+                timeout_name="item_timeout",
+            ),
+            job=job,
         )  # fmt: skip
 
     def submit(self, function: Callable[..., T], /, *args: Any, **kwargs: Any) -> Future[T]:
-        """Call function(*args, **kwargs) on a worker of the Celery queue "cpu"."""
+        """Call function(*args, **kwargs) on a worker of the Celery queue "cpu".
+
+        What becomes of a call that raises or takes too long, @task(retries=, timeout=) says.
+        """
         return self.submit_to("cpu", function, *args, **kwargs)
 
     def submit_to(self, workers: str, function: Callable[..., T], /, *args: Any, **kwargs: Any) -> Future[T]:
@@ -125,7 +139,8 @@ class Client:
         into: StatusableQueue[Any] | None = None, maxsize: int | None = None, maxbytes: int | None = None,
         workers: str | None = None, max_workers: int | None = None, producers: int | None = None,
         on_lost: str | None = None, results: str | None = None, on_error: str | None = None,
-        reopen: bool = False,
+        retries: int | None = None, backoff_s: float | None = None, retry_on: RetryOn | None = None,
+        timeout: float | None = None, crash_limit: int | None = None, reopen: bool = False,
     ) -> StatusableQueue[Any]:  # fmt: skip
         """A queue of this name: the one that is there, if it agrees with what is said here, or a new one.
 
@@ -138,6 +153,12 @@ class Client:
         on_lost: "fail" (end INCOMPLETE), "wait" (until it comes back) or "ignore" a producer that fell silent.
         results: "keep" them until the job expires, "once" until they are read (unread ones count as outstanding), or
         "discard". on_error: an item whose function raises becomes "dead", or the exception is its result ("return").
+        retries: how often an item whose function raises is tried again (0). backoff_s: seconds before the first time
+        (1.0), twice that before each next, half of it random, 600 at most. retry_on: exception classes that are worth
+        it (every Exception). timeout: seconds that an item may run (no bound); it then raises ItemTimeout, and where
+        that does not end it within a second, its process is killed; a thread goes on, but its result is not taken.
+        crash_limit: how often an item may kill its slot (3) before it becomes a dead letter.
+        What is not said of these five is as @task(...) said of the function.
         reopen: if it has ended, begin anew.
         Raises FunctionMismatch, QueueMismatch, ConfigError, NotSerializable, FunctionNotAllowed.
         """
@@ -147,6 +168,9 @@ class Client:
             self._open(), job or name, name, function=function, into=into, maxsize=maxsize, maxbytes=maxbytes,
             workers=workers, max_workers=max_workers, producers=producers, on_lost=on_lost,
             results=results, on_error=on_error, reopen=reopen,
+            policy=told(
+                retries=retries, backoff_s=backoff_s, retry_on=retry_on, timeout=timeout, crash_limit=crash_limit
+            ),
         )  # fmt: skip
 
     def job(self, job: str) -> Job:

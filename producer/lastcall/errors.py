@@ -250,6 +250,17 @@ class UnknownJob(LastcallError):
 # Producers
 
 
+class UnknownLetter(LastcallError, LookupError):
+    """A queue has no such dead letter. item: that was asked for."""
+
+    def __init__(self, queue: str, item: str) -> None:
+        self.queue, self.item = queue, item
+        super().__init__(
+            f"queue {queue} has no dead letter {item!r}: it was retried or dropped, or it is not one; "
+            f"those that there are: lastcall dead list {queue}"
+        )
+
+
 class LeaseLost(LastcallError):
     """This producer was given up, since its lease ran out before it was renewed."""
 
@@ -319,6 +330,28 @@ class WorkerLost(LastcallError):
         )
 
 
+class ItemTimeout(LastcallError, TimeoutError):
+    """An item ran for longer than its timeout. item: its number; timeout_s: seconds it had; attempts: how often."""
+
+    def __init__(self, queue: str, item: int, timeout_s: float, attempts: int) -> None:
+        self.queue, self.item, self.timeout_s, self.attempts = queue, item, timeout_s, attempts
+        super().__init__(
+            f"item {item} of queue {queue} ran for longer than its timeout of {timeout_s:g} s"
+            + (f", {attempts} times" if attempts > 1 else "")
+            + ": give it more time (timeout=), or look for what it waits for"
+        )
+
+
+class NotRunning(LastcallError, RuntimeError):
+    """lastcall.current was asked outside of a function that a worker runs."""
+
+    def __init__(self) -> None:
+        super().__init__(
+            "lastcall.current tells of the item that a worker's function runs for, and no such function runs here: "
+            "ask it there, in the function's own thread (if current: tells whether one runs)"
+        )
+
+
 class DeadLetters(LastcallError):
     """A queue is drained, but items of it were given up on. dead: how many; put: of how many."""
 
@@ -326,7 +359,7 @@ class DeadLetters(LastcallError):
         self.queue, self.dead, self.put = queue, dead, put
         super().__init__(
             f"queue {queue} is drained, but {dead} of {put} items failed and are dead letters: "
-            "look at them with queue.dead_letters()"
+            f"look at them with queue.dead_letters(), or: lastcall dead list {queue}"
         )
 
 

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any
 
-from lastcall.errors import UnknownJob
+from lastcall.errors import ConfigError, UnknownJob
+from lastcall.map import MAP
 from lastcall.queue import StatusableQueue, attach
+from lastcall.results import in_order
 from lastcall.state.ledger import Ledger, Status, queues_of
 from lastcall.waiting import raise_for, reaching, wait_for_end
 
@@ -33,6 +36,23 @@ class Job:
     def status(self) -> list[Status]:
         """One moment of each of its queues, upstream before downstream. Raises UnknownJob."""
         return [ledger.status() for ledger in self._ledgers()]
+
+    def results(self, *, timeout: float | None = None, cursor: str = "", ordered: bool = False) -> Iterator[Any]:
+        """The results of its last queue, as they come, from the start or from a cursor: see StatusableQueue.results().
+
+        A map's are there for others than its own client if it was given an id: client.map(..., job="nightly").
+        ordered: a map's in the order of its input, from the start alone. Raises what results() raises; for a map an
+        item's exception, after which results() goes on and an ordered one does not.
+        """
+        last = self.queues[-1]
+        if not ordered:
+            return last.results(timeout=timeout, cursor=cursor)
+        if cursor:
+            raise ConfigError("cursor", "given for results as they come", "ordered=True", "leave one of them out")
+        if last.name != MAP:
+            raise ConfigError("ordered", "asked of a map's job, whose input has an order", f"job {self.id}")
+        last.results()  # checks that it has any
+        return in_order(last._connection, last._ledger, timeout=timeout)
 
     @reaching
     def wait(self, timeout: float | None = None) -> list[Status]:

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import itertools
 import logging
+import threading
 import time
 import uuid
 from collections.abc import Callable, Generator, Iterable, Iterator, Sequence, Sized
@@ -20,8 +21,10 @@ from lastcall.checks import positive
 from lastcall.envelope import unserializable
 from lastcall.errors import (
     ConfigError,
+    ItemTimeout,
     ItemTooLarge,
     LastcallError,
+    LeaseLost,
     NotSerializable,
     QueueCancelled,
     QueueFinished,
@@ -36,6 +39,7 @@ from lastcall.waiting import AWAY, Deadline, Outage, raise_for, status_of, unrea
 
 if TYPE_CHECKING:
     from lastcall.connection import Connection
+    from lastcall.policy import Told
 
 _log = logging.getLogger(__name__)
 
@@ -44,6 +48,8 @@ _LEAST_S = 0.002  # below which a chunk is not cut for the sake of an even end
 _MOST_ITEMS = 10_000
 _MOST_BYTES = 4 << 20
 _GROWTH = 8  # times, from one size to the next
+MAP = "map"  # the name of a map's queue, and of its producer
+
 _LOOK_S = 1.0
 _FILL_S = 0.01  # after which what was read is sent, and results are looked for: the input may be slow
 
@@ -58,7 +64,7 @@ class MapResults(Iterator[Any]):
     def __init__(
         self, connection: Connection, function: Callable[..., Any], iterables: Sequence[Iterable[Any]], *,
         ordered: bool, chunksize: int | None, workers: str | None, max_workers: int | None,
-        timeout: float | None, job: str | None = None,
+        timeout: float | None, policy: Told, job: str | None = None,
     ) -> None:  # fmt: skip
         if chunksize is not None:
             positive("chunksize", chunksize)
@@ -71,7 +77,8 @@ class MapResults(Iterator[Any]):
         # What does the work does not know this object: so it ends as soon as nobody refers to this.
         self._map = _Map(
             connection, function, iterables, self.job, ordered=ordered, chunksize=chunksize,
-            workers=workers, max_workers=max_workers, timeout=timeout,
+            workers=workers, max_workers=max_workers, timeout=timeout, policy=policy,
+            keep=job is not None,
         )  # fmt: skip
         self._values = self._map.run()
 
@@ -100,14 +107,18 @@ class _Map:
     def __init__(
         self, connection: Connection, function: Callable[..., Any], iterables: Sequence[Iterable[Any]], job: str, *,
         ordered: bool, chunksize: int | None, workers: str | None, max_workers: int | None, timeout: float | None,
+        policy: Told, keep: bool,
     ) -> None:  # fmt: skip
         star = len(iterables) > 1
         try:
             queue = make(
-                connection, job, "map", function=function, style=STAR if star else ITEM,
-                workers=workers, max_workers=max_workers, results="once", on_error="return",
+                connection, job, MAP, function=function, style=STAR if star else ITEM,
+                workers=workers, max_workers=max_workers, results="keep" if keep else "once", on_error="return",
+                policy=policy,
             )  # fmt: skip
-            lease = queue._ledger.join("map")
+            if keep and queue.status().state != "NEW":
+                raise ConfigError("job", "an id that no other map has had", repr(job), f"see client.job({job!r})")
+            lease = queue._ledger.join(MAP)
         except AWAY as error:
             raise unreachable(connection, error) from error
         self._connection = connection
@@ -134,10 +145,11 @@ class _Map:
         self._parts: dict[int, list[tuple[int, Outcome]]] = {}  # chunk number -> parts that have
         self._yielded = 0  # chunks, of an ordered map
         self._input_error: Exception | None = None  # that the input raised, once it is exhausted
-        self._exhausted = self._left = self._finished = False
-        self._reader = Reader(connection, self._ledger, once=True)
+        self._exhausted = self._left = self._finished = self._ended_without = False
+        self._reader = Reader(connection, self._ledger, once=not keep)
         self._outage = Outage(connection)
-        connection.heart.hold_producer(self._ledger, "map", self._epoch, _nothing)
+        self._lost = threading.Event()  # set by the heart; its callback must not hold on to this object
+        connection.heart.hold_producer(self._ledger, MAP, self._epoch, self._lost.set)
         try:
             self._fill()
         except BaseException:
@@ -159,12 +171,12 @@ class _Map:
         if self._finished:
             return
         self._finished = True
-        self._connection.heart.drop_producer(self._ledger, "map", self._epoch)
+        self._connection.heart.drop_producer(self._ledger, MAP, self._epoch)
         try:
             if cancel and not self._reader.ended:
                 self._ledger.cancel()
             elif not self._left:
-                self._ledger.leave("map", self._epoch)
+                self._ledger.leave(MAP, self._epoch)
         except (RedisError, LastcallError) as error:  # it ends by itself when its lease has run out
             _log.warning("map %s cannot be ended now: %s", self._job, error)
 
@@ -180,7 +192,7 @@ class _Map:
             for entry in entries:
                 self._take_in(entry)
             if entries:
-                self._reader.ack(sum(len(entry.outcome.values) for entry in entries))
+                self._reader.ack(sum(entry.outcome.settled for entry in entries))
                 if filled:  # not where the input is slow: what is here goes first
                     self._fill()
                 yield from self._ready()
@@ -190,6 +202,8 @@ class _Map:
                 raise QueueCancelled(self._ledger.shown)
             elif filled and deadline.passed:
                 raise WaitTimeout(f"results of {self._reader.describe()}", deadline.waited_s)
+        if self._ended_without:
+            raise_for(status_of(self._connection, self._ledger))
         if self._input_error is not None:
             raise self._input_error
 
@@ -197,9 +211,9 @@ class _Map:
         if entry.error is not None:
             raise entry.error
         number, outcome = entry.number, entry.outcome
-        self._learn(outcome.busy_us, len(outcome.values))
+        self._learn(outcome.busy_us, outcome.settled)
         self._parts.setdefault(number, []).append((entry.start, outcome))
-        left = self._under_way[number] - len(outcome.values)
+        left = self._under_way[number] - outcome.settled
         if left:
             self._under_way[number] = left
         else:
@@ -217,15 +231,19 @@ class _Map:
 
     def _values(self, number: int) -> Iterator[Any]:
         parts, first = self._parts.pop(number), self._starts.pop(number)
-        for start, outcome in sorted(parts, key=lambda part: part[0]):
-            if not outcome.errors:
-                yield from outcome.values
-                continue
-            for at, value in enumerate(outcome.values):
-                if at in outcome.errors:
-                    error = unpack_error(outcome.errors[at], self._connection.sealer.keyed)
-                    raise _of_item(error, first + start + at)
-                yield value
+        if len(parts) == 1 and not parts[0][1].errors:
+            yield from parts[0][1].values
+            return
+        whole = sorted(
+            (start + at, outcome, at)
+            for start, outcome in parts
+            for at in range(len(outcome.values))
+            if at not in outcome.later
+        )
+        for number, outcome, at in whole:
+            if at in outcome.errors:
+                raise _of_item(unpack_error(outcome.errors[at], self._connection.sealer.keyed), first + number)
+            yield outcome.values[at]
 
     def _fill(self) -> bool:
         """Put chunks until the slots have enough to do, or the window is full. False if that is not reached yet."""
@@ -245,6 +263,8 @@ class _Map:
                 self._seal(items)
             else:
                 self._exhausted = True
+        if self._lost.is_set() and not self._left:
+            self._come_back()
         if self._unsent:
             self._send(slots)
         if self._exhausted and not self._unsent and not self._left:
@@ -254,16 +274,43 @@ class _Map:
     def _send(self, slots: int) -> None:
         first = self._seq - len(self._unsent) + 1
         try:
-            put = self._ledger.put("map", self._epoch, first, self._unsent, slots)
+            put = self._ledger.put(MAP, self._epoch, first, self._unsent, slots)
         except AWAY as error:
             self._outage.bear(error)
             return  # sent again as it was: its sequence numbers tell what had arrived
-        except QueueFinished:
-            raise_for(status_of(self._connection, self._ledger))  # how it ended: it was cancelled, mostly
-            raise
+        except LeaseLost:
+            self._come_back()
+            return
+        except QueueFinished as error:
+            if error.state == "CANCELLED":
+                raise_for(status_of(self._connection, self._ledger))
+            self._give_up_input()
+            return
         self._outage.over()
         self._unsent = []
         self._connection.send(self._celery_queue, self._ledger.address, put.tickets)
+
+    def _come_back(self) -> None:
+        """This process was silent for longer than its lease: take it out again, what is not sent is sent with it."""
+        try:
+            lease = self._ledger.join(MAP)
+        except AWAY as error:
+            self._outage.bear(error)
+        except QueueFinished:
+            self._give_up_input()
+        else:
+            if lease.seq < self._seq - len(self._unsent):  # the server has lost what it had accepted
+                raise LeaseLost(self._ledger.shown, MAP)
+            self._epoch = lease.epoch
+            self._lost.clear()
+            self._connection.heart.hold_producer(self._ledger, MAP, self._epoch, self._lost.set)
+
+    def _give_up_input(self) -> None:
+        """The queue has ended without this producer: what it was sent before is done, and is handed out still."""
+        for number in range(self._seq - len(self._unsent) + 1, self._seq + 1):
+            del self._under_way[number], self._starts[number]
+        self._unsent = []
+        self._exhausted = self._left = self._ended_without = True
 
     def _take(self, slots: int) -> list[Any]:
         size = self._size
@@ -290,7 +337,7 @@ class _Map:
         """Make a chunk of these items; more than one if it were too large."""
         number = self._seq + 1
         try:
-            payload = seal_values(self._connection.sealer, self._job, "map", f"{self._index}-{number}", items)
+            payload = seal_values(self._connection.sealer, self._job, MAP, f"{self._index}-{number}", items)
         except NotSerializable:
             found = unserializable(self._connection.sealer, items)
             if found is None:
@@ -328,26 +375,24 @@ class _Map:
 
     def _leave(self) -> None:
         try:
-            self._ledger.leave("map", self._epoch)  # of no matter if it is held no more: nothing more comes
+            self._ledger.leave(MAP, self._epoch)  # of no matter if it is held no more: nothing more comes
         except AWAY as error:
             self._outage.bear(error)
             return  # tried again at the next fill
         self._left = True
-        self._connection.heart.drop_producer(self._ledger, "map", self._epoch)
+        self._connection.heart.drop_producer(self._ledger, MAP, self._epoch)
 
 
 def _of_item(error: BaseException, number: int) -> BaseException:
     """The error as it is raised here: a worker knows an item's place in its chunk, not in the input."""
-    if isinstance(error, NotSerializable) and error.index is not None and error.what == "the result of item":
-        mended: BaseException = NotSerializable(error.what, number, error.type_name, error.reason)
-        mended.__cause__ = error.__cause__
-        return mended
+    mended: BaseException
     if isinstance(error, WorkerLost):
         mended = WorkerLost(error.queue, number, error.attempts)
-        mended.__cause__ = error.__cause__
-        return mended
-    return error
-
-
-def _nothing() -> None:
-    """A lease that was lost is told by the next put; when there is none, it is of no matter."""
+    elif isinstance(error, ItemTimeout):
+        mended = ItemTimeout(error.queue, number, error.timeout_s, error.attempts)
+    elif isinstance(error, NotSerializable) and error.index is not None and error.what == "the result of item":
+        mended = NotSerializable(error.what, number, error.type_name, error.reason)
+    else:
+        return error
+    mended.__cause__ = error.__cause__
+    return mended

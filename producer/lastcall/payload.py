@@ -24,11 +24,20 @@ ITEM = "item"  # style of a queue whose items are the one argument of its functi
 
 
 class Outcome(NamedTuple):
-    """What a chunk came to. `errors`: index in `values` -> packed error, where a value is None."""
+    """What a chunk came to. `errors`: index in `values` -> packed error, where a value is None.
+
+    later: indices of the items that are tried again, whose outcomes come by themselves.
+    """
 
     busy_us: int
     values: list[Any]
     errors: dict[int, PackedError]
+    later: Sequence[int] = ()
+
+    @property
+    def settled(self) -> int:
+        """The items whose outcomes these are."""
+        return len(self.values) - len(self.later)
 
 
 def seal_values(sealer: Sealer, job: str, queue: str, chunk: str, values: Sequence[Any]) -> bytes:
@@ -65,6 +74,13 @@ def open_each(sealer: Sealer, job: str, queue: str, chunk: Chunk) -> tuple[list[
         except NotDeserializable as error:
             items[at], failed[at] = None, error
     return items, failed
+
+
+def seal_part(sealer: Sealer, job: str, queue: str, chunk: Chunk, at: int) -> bytes:
+    """A payload with one item of a claimed chunk alone, as it was put. Raises BadEnvelope."""
+    how, items = sealer.open(chunk.payload, job, queue, chunk.root, "in")
+    item = items[at if len(items) == chunk.items else chunk.start + at]
+    return sealer.seal((how, [item]), job, queue, chunk.root, "in")
 
 
 def seal_outcome(sealer: Sealer, job: str, queue: str, chunk: str, outcome: Outcome) -> bytes:

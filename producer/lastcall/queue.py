@@ -10,20 +10,21 @@ import os
 import re
 import socket
 import uuid
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from typing import TYPE_CHECKING, Any, Generic, TypeVar
 
 from lastcall import functions
 from lastcall.checks import bound, one_of, plain_name, positive, seconds
 from lastcall.connection import Connection
 from lastcall.consumer import Consumer
-from lastcall.errors import ConfigError, FunctionMismatch, QueueHasFunction, QueueMismatch, UnknownJob
+from lastcall.errors import ConfigError, FunctionMismatch, QueueHasFunction, QueueMismatch, UnknownJob, UnknownLetter
 from lastcall.letters import DeadLetter, read_letter
-from lastcall.payload import ITEM
+from lastcall.payload import ITEM, seal_values
+from lastcall.policy import Told, told_of
 from lastcall.producer import Producer
 from lastcall.results import Results
 from lastcall.state import keys
-from lastcall.state.ledger import ON_ERROR, ON_LOST, RESULTS, Ledger, Spec, Status, shown, split
+from lastcall.state.ledger import ENDED, ON_ERROR, ON_LOST, RESULTS, Ledger, Letter, Spec, Status, shown, split
 from lastcall.waiting import AWAY, raise_for, reaching, unreachable, wait_for_end
 
 if TYPE_CHECKING:
@@ -33,7 +34,8 @@ T = TypeVar("T")
 
 _CURSOR = re.compile(r"\d+-\d+")
 # Options as client.queue() calls them, where the ledger has another word.
-_SAID = {"celery": "workers", "expected": "producers", "down": "into"}
+_SAID = {"celery": "workers", "expected": "producers", "down": "into", "backoff": "backoff_s (in ms)",
+         "timeout": "timeout (in ms)"}  # fmt: skip
 
 
 class StatusableQueue(Generic[T]):
@@ -170,14 +172,98 @@ class StatusableQueue(Generic[T]):
         self._ledger.cancel()
         return self.status()
 
+    @reaching
+    def reopen(self) -> None:
+        """If the queue has ended, begin a new epoch with the same options: NEW, empty, its old results gone.
+
+        Raises QueueFinished if it feeds a queue that has ended.
+        """
+        ledger = self._ledger
+        state, _ = ledger.reopen()
+        if state not in ENDED:
+            self._connection.redis.hset(keys.QUEUES, ledger.address, self.workers)
+
+    # Dead letters
+
+    @reaching
+    def retry_dead(self, *items: str) -> int:
+        """Run dead letters again, by their `item`; without any, all. Gives how many.
+
+        They start afresh, with all their retries. If the queue has ended it goes on, in a new epoch and with its
+        results, and so do those that it feeds; join() then tells of the new end. Raises UnknownLetter, where nothing
+        is retried; QueueFinished if the queue was cancelled; BadEnvelope, NotDeserializable.
+        """
+        connection, ledger = self._connection, self._ledger
+        letters = list(self._letters(items)) if items else list(self.dead_letters())
+        revived = []
+        for letter in letters:
+            root, _, number = letter.item.rpartition("#")
+            start = int(number)
+            payload = seal_values(connection.sealer, self.job, self.name, root, [letter.value])
+            revived.append(Letter(letter.item, f"{root}/{start}:{start + 1}", start, payload))
+        self._list()  # before, lest the reaper miss it; and after, lest it forgot what had not begun to go on
+        count, tickets = ledger.revive(revived, connection.slots(self.workers) if self.workers else 0)
+        self._list()
+        connection.send(self.workers, ledger.address, tickets)
+        return count
+
+    @reaching
+    def drop_dead(self, *items: str) -> int:
+        """Forget dead letters, by their `item`; without any, all. Gives how many. They still count as dead.
+
+        Raises UnknownLetter, where nothing is dropped.
+        """
+        redis, key = self._connection.redis, keys.of_queue(self.job, self.name, "dead")
+        if not items:
+            pipeline = redis.pipeline(transaction=True)
+            pipeline.hlen(key)
+            pipeline.unlink(key)
+            return int(pipeline.execute()[0])
+        self._records(items)
+        gone: Any = redis.hdel(key, *items)
+        return int(gone)
+
+    @reaching
+    def dead_letter(self, item: str) -> DeadLetter:
+        """One of the items that were given up on. Raises UnknownLetter, BadEnvelope, NotDeserializable."""
+        return next(self._letters([item]))
+
+    @reaching
+    def dead_items(self) -> list[str]:
+        """The items that were given up on, by their `item`, in the order in which they were put."""
+        names: Any = self._connection.redis.hkeys(keys.of_queue(self.job, self.name, "dead"))
+        return sorted((name.decode() for name in names), key=_in_order)
+
     def dead_letters(self) -> Iterator[DeadLetter]:
         """The items that were given up on, in no order. Raises BadEnvelope, NotDeserializable."""
         letters = self._connection.redis.hscan_iter(keys.of_queue(self.job, self.name, "dead"))
+        seen = set()  # a scan may give one twice while others change
         try:
             for item, record in letters:
-                yield read_letter(self._connection.sealer, self._ledger, item.decode(), record)
+                if item not in seen:
+                    seen.add(item)
+                    yield read_letter(self._connection.sealer, self._ledger, item.decode(), record)
         except AWAY as error:
             raise unreachable(self._connection, error) from error
+
+    def _letters(self, items: Sequence[str]) -> Iterator[DeadLetter]:
+        for item, record in zip(items, self._records(items), strict=True):
+            yield read_letter(self._connection.sealer, self._ledger, item, record)
+
+    def _records(self, items: Sequence[str]) -> list[bytes]:
+        records: Any = self._connection.redis.hmget(keys.of_queue(self.job, self.name, "dead"), list(items))
+        for item, record in zip(items, records, strict=True):
+            if record is None:
+                raise UnknownLetter(self._ledger.shown, item)
+        return list(records)
+
+    def _list(self) -> None:
+        """Have the queue, and those that it feeds, looked after by reapers."""
+        ledger, redis = self._ledger, self._connection.redis
+        for name in ledger.names:
+            celery: Any = redis.hget(keys.of_queue(self.job, name, "meta"), "celery")
+            if celery is not None:
+                redis.hset(keys.QUEUES, Ledger(redis, self.job, [name]).address, celery)
 
     @property
     def _connection(self) -> Connection:
@@ -193,12 +279,22 @@ class StatusableQueue(Generic[T]):
         return self._own_ledger
 
 
+def _in_order(item: str) -> tuple[Any, ...]:
+    return tuple((int(part), "") if part.isdigit() else (-1, part) for part in re.split(r"[-#]", item))
+
+
 # Not a method: its frame would hold on to the consumer of a loop that was left.
 def _consume(consumer: Consumer[T]) -> Iterator[T]:
     try:
         yield from consumer
     finally:
         consumer.close()
+
+
+def _as_ledger(options: Told) -> dict[str, Any]:
+    """A policy's options by the ledger's names, those that were said."""
+    stored = {name.removesuffix("_ms"): value for name, value in options.stored.items()}
+    return {name: value for name, value in stored.items() if value is not None}
 
 
 def attach(settings: Settings, address: str) -> StatusableQueue[Any]:
@@ -215,7 +311,7 @@ def make(
     function: Callable[..., Any] | None = None, style: str = ITEM, into: StatusableQueue[Any] | None = None,
     maxsize: int | None = None, maxbytes: int | None = None, workers: str | None = None,
     max_workers: int | None = None, producers: int | None = None, on_lost: str | None = None,
-    results: str | None = None, on_error: str | None = None, reopen: bool = False,
+    results: str | None = None, on_error: str | None = None, policy: Told | None = None, reopen: bool = False,
 ) -> StatusableQueue[Any]:  # fmt: skip
     """Make a queue, or a handle to the one that is there; what client.queue() says."""
     for option, value in (("maxsize", maxsize), ("maxbytes", maxbytes)):
@@ -254,7 +350,7 @@ def make(
         function=sealed, identity=identity, celery=celery if workers is not None else None,
         maxsize=maxsize, maxbytes=maxbytes, max_workers=max_workers, on_lost=on_lost,
         results=results, on_error=on_error, expected=producers, style=style if function else None,
-        ttl_ms=None, down=into.name if into is not None else "", reopen=reopen,
+        **(policy or Told()).stored, down=into.name if into is not None else "", reopen=reopen,
     )  # fmt: skip
     names = [name, *(into._ledger.names if into is not None else ())]
     ledger = Ledger(connection.redis, job, names)
@@ -265,6 +361,7 @@ def make(
                 "celery": celery or "",
                 "lease": connection.lease_ms,
                 "ttl": int(connection.settings.ttl_s * 1000),
+                **_as_ledger(told_of(function)),
             },
         )
     except QueueMismatch as error:
@@ -273,7 +370,7 @@ def make(
             raise FunctionMismatch(error.queue, error.expected or none, error.got or none) from None
         said = _SAID.get(error.option, error.option)
         raise QueueMismatch(error.queue, said, error.expected, error.got) from None
-    if state not in ("DRAINED", "INCOMPLETE", "CANCELLED"):
+    if state not in ENDED:
         connection.redis.hset(keys.QUEUES, ledger.address, celery or ledger.meta()["celery"])
     if into is None:
         # It may be one that was made with a queue downstream, by another.

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import contextlib
 import itertools
-from collections.abc import Generator, Iterator
+from collections.abc import Generator, Iterable, Iterator
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from redis.exceptions import RedisError
 
-from lastcall.errors import BadEnvelope, LastcallError, NotDeserializable, WaitTimeout, WorkerLost
+from lastcall.current import help_with, running
+from lastcall.errors import BadEnvelope, ItemTimeout, LastcallError, NotDeserializable, WaitTimeout, WorkerLost
 from lastcall.outcome import pack_error, unpack_error
 from lastcall.payload import Outcome, open_outcome
 from lastcall.waiting import AWAY, Deadline, Outage, Patience, describe, raise_for, status_of
@@ -20,6 +21,7 @@ if TYPE_CHECKING:
 
 _LOOK_S = 1.0
 _ENTRIES = 100
+_HELP_S = 0.05  # that a function on a worker waits before it does what it waits for
 _NONE = Outcome(0, [], {})
 
 
@@ -41,6 +43,16 @@ class Entry(NamedTuple):
         """The number, in the chunk that was put, of this one's first item."""
         part = self.chunk.partition("/")[2]
         return int(part.partition(":")[0]) if part else 0
+
+    @property
+    def positions(self) -> list[int]:
+        """Indices in its values of the items whose outcomes these are; of others they come later."""
+        return [at for at in range(len(self.outcome.values)) if at not in self.outcome.later]
+
+    @property
+    def whole(self) -> bool:
+        """Whether this is all of the chunk that was put."""
+        return "/" not in self.chunk and not self.outcome.later
 
 
 class Reader:
@@ -71,8 +83,10 @@ class Reader:
         if self.ended:
             return []
         try:
-            reply = self._ask(block_s)
-            if not reply and block_s > 0:
+            reply = self._ask(min(block_s, _HELP_S) if running.get() else block_s)
+            if not reply and block_s > 0 and help_with(self._ledger):
+                reply = self._ask(0)
+            elif not reply and block_s > 0:
                 status = self._ledger.status()
                 self._patience.look(status)
                 if status.ended:
@@ -123,7 +137,7 @@ class Reader:
     def passed(self, together: list[Entry]) -> None:
         """All of these were handed out: the cursor is behind them."""
         self.cursor = together[-1].at
-        self._unacked += sum(len(entry.outcome.values) for entry in together)
+        self._unacked += sum(entry.outcome.settled for entry in together)
 
     def describe(self) -> str:
         """What is waited for, for the message of a timeout."""
@@ -158,18 +172,21 @@ class Reader:
 
     def _open(self, at: str, chunk: str, data: bytes) -> Entry:
         ledger, sealer = self._ledger, self._connection.sealer
-        if data[:1] == b"X":
-            # Made by a script, which cannot sign: it says no more than that an item was given up.
-            entry = Entry(at, chunk, _NONE)
-            lost = WorkerLost(ledger.shown, entry.start, int(data[1:]))
-            return Entry(at, chunk, Outcome(0, [None], {0: pack_error(lost, sealer.keyed)}))
+        if data[:1] != b"O":
+            # Made by a script, which cannot sign: it says no more than that an item was given up, and why.
+            start = Entry(at, chunk, _NONE).start
+            attempts, _, timeout_ms = data[1:].partition(b" ")
+            error: LastcallError = WorkerLost(ledger.shown, start, int(attempts))
+            if data[:1] == b"T":
+                error = ItemTimeout(ledger.shown, start, int(timeout_ms) / 1000, int(attempts))
+            return Entry(at, chunk, Outcome(0, [None], {0: pack_error(error, sealer.keyed)}))
         try:
             return Entry(at, chunk, open_outcome(sealer, ledger.job, ledger.name, chunk, data[1:]))
-        except BadEnvelope as error:
+        except BadEnvelope as refused:
             self._connection.refused()
-            return Entry(at, chunk, _NONE, error)
-        except NotDeserializable as error:
-            return Entry(at, chunk, _NONE, error)
+            return Entry(at, chunk, _NONE, refused)
+        except NotDeserializable as failed:
+            return Entry(at, chunk, _NONE, failed)
 
 
 class Results(Iterator[Any]):
@@ -212,16 +229,7 @@ def _values(
     keyed = connection.sealer.keyed
     with contextlib.closing(reader.entries(timeout)) as entries:
         for together in entries:
-            handed: list[tuple[Any, BaseException | None]] = []
-            for entry in together:
-                if entry.error is not None:
-                    raise entry.error
-                errors = entry.outcome.errors
-                for at, value in enumerate(entry.outcome.values):
-                    if at not in errors:
-                        handed.append((value, None))
-                    elif returns_errors:
-                        handed.append((None, unpack_error(errors[at], keyed)))
+            handed = [pair for entry in together for pair in _pairs(entry, returns_errors, keyed)]
             # Before the last one: whoever has it may ask for no more.
             for at, one in enumerate(handed):
                 if at + 1 == len(handed):
@@ -231,3 +239,51 @@ def _values(
                 reader.passed(together)
     if reader.ended != "DRAINED":
         raise_for(status_of(connection, ledger))
+
+
+def in_order(connection: Connection, ledger: Ledger, *, timeout: float | None) -> Generator[Any, None, None]:
+    """The results of a queue with one producer, from the first on, in the order in which their items were put.
+
+    A chunk that comes in parts, after a crash or a retry, does not say how many items it has: what is behind it waits
+    for the queue's end. Raises as Results does, a map's first error first.
+    """
+    keyed = connection.sealer.keyed
+    reader = Reader(connection, ledger, once=False)
+    parts: dict[int, list[Entry]] = {}
+    number = 1
+    with contextlib.closing(reader.entries(timeout)) as entries:
+        for together in entries:
+            for entry in together:
+                parts.setdefault(entry.number, []).append(entry)
+            while (first := parts.get(number)) and first[0].whole:
+                del parts[number]
+                number += 1
+                yield from _raised(_pairs(first[0], True, keyed))
+    for _, those in sorted(parts.items()):
+        numbered = [
+            (entry.start + at, pair)
+            for entry in those
+            for at, pair in zip(entry.positions, _pairs(entry, True, keyed), strict=True)
+        ]
+        yield from _raised(pair for _, pair in sorted(numbered, key=lambda one: one[0]))
+    if reader.ended != "DRAINED":
+        raise_for(status_of(connection, ledger))
+
+
+def _pairs(entry: Entry, returns_errors: bool, keyed: bool) -> list[tuple[Any, BaseException | None]]:
+    """An entry's values, or exceptions."""
+    if entry.error is not None:
+        raise entry.error
+    errors, values = entry.outcome.errors, entry.outcome.values
+    return [
+        (values[at], unpack_error(errors[at], keyed) if at in errors else None)
+        for at in entry.positions
+        if returns_errors or at not in errors
+    ]
+
+
+def _raised(pairs: Iterable[tuple[Any, BaseException | None]]) -> Iterator[Any]:
+    for value, error in pairs:
+        if error is not None:
+            raise error
+        yield value

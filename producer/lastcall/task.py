@@ -10,6 +10,7 @@ from collections.abc import Callable
 from typing import Any, TypeVar, overload
 
 from lastcall.errors import ConfigError
+from lastcall.policy import RetryOn, remember, told
 
 F = TypeVar("F", bound=Callable[..., Any])
 
@@ -20,13 +21,22 @@ _names: dict[Callable[..., Any], str] = {}
 @overload
 def task(function: F, /) -> F: ...
 @overload
-def task(*, name: str | None = None) -> Callable[[F], F]: ...
-def task(function: F | None = None, /, *, name: str | None = None) -> F | Callable[[F], F]:
+def task(
+    *, name: str | None = None, retries: int | None = None, backoff_s: float | None = None,
+    retry_on: RetryOn | None = None, timeout: float | None = None, crash_limit: int | None = None,
+) -> Callable[[F], F]: ...  # fmt: skip
+def task(
+    function: F | None = None, /, *, name: str | None = None, retries: int | None = None,
+    backoff_s: float | None = None, retry_on: RetryOn | None = None, timeout: float | None = None,
+    crash_limit: int | None = None,
+) -> F | Callable[[F], F]:  # fmt: skip
     """Register a function under a name; it stays as it is.
 
-    name: what clients and workers know it by, default "module:qualname".
-    Raises ConfigError where another function has that name.
+    name: what clients and workers know it by, default "module:qualname". The others are what map, submit and queue
+    take for an item of this function where they are not told otherwise: see Client.queue(); timeout is seconds an item.
+    Raises ConfigError, also where another function has that name.
     """
+    options = told(retries=retries, backoff_s=backoff_s, retry_on=retry_on, timeout=timeout, crash_limit=crash_limit)
 
     def register(function: F) -> F:
         known = name or _default_name(function)
@@ -40,6 +50,7 @@ def task(function: F | None = None, /, *, name: str | None = None) -> F | Callab
             )
         _functions[known] = function
         _names[function] = known
+        remember(function, options)
         return function
 
     return register if function is None else register(function)

@@ -61,11 +61,21 @@ def test_every_example_is_run_here() -> None:
 
 
 PROGRAMS = re.findall(r"```python\n(.*?)```", (ROOT / "README.md").read_text(encoding="utf-8"), re.DOTALL)
-PRINTED = ([str(sum(n * n for n in range(1_000_000))), "144", "100", "9801"], ["bun", "mantou"])
+PRINTED = (
+    [str(sum(n * n for n in range(1_000_000))), "144", "100", "9801"],
+    ["bun", "mantou"],
+    [
+        "order 1 by 1-1#0",
+        "['order 2 by 1-1#0']",
+        "queue orders is drained, but 1 of 1 items failed and are dead letters: look at them with queue.dead_letters(), "
+        "or: lastcall dead list orders",
+        "order 3 1 cpu@test the bank does not answer",
+    ],
+)
 
 
 @pytest.mark.parametrize(
-    ("program", "printed"), list(zip(PROGRAMS, PRINTED, strict=True)), ids=["map and queue", "consumer"]
+    ("program", "printed"), list(zip(PROGRAMS, PRINTED, strict=True)), ids=["map and queue", "consumer", "failures"]
 )
 def test_the_readmes_programs_do_what_they_say_and_may_be_run_again(
     cluster: Cluster, tmp_path: Path, program: str, printed: list[str]

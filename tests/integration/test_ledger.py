@@ -14,7 +14,7 @@ from redis.exceptions import OutOfMemoryError
 
 from lastcall.errors import LeaseLost, QueueFinished, QueueMismatch, UnknownJob
 from lastcall.state import keys
-from lastcall.state.ledger import Again, Claim, Completion, Ledger, Output, Spec, queues_of
+from lastcall.state.ledger import Again, Chunk, Claim, Completion, Ledger, Output, Spec, queues_of
 from tests.integration.ledger_server import ledger_server
 
 pytestmark = pytest.mark.integration
@@ -315,7 +315,7 @@ class TestProducers:
         lease = queue.join("p")
         assert put(queue, "p", lease.epoch, 1, *[1] * 9001).seq == 9001
         assert len(ready(queue)) == redis.hlen(key(queue, "chunks")) == 9001
-        assert redis.hget(key(queue, "chunks"), f"{lease.index}-9001")[10:] == b"9001"
+        assert redis.hget(key(queue, "chunks"), f"{lease.index}-9001")[11:] == b"9001"
 
     def test_leave_may_be_sent_again(self, redis: Redis) -> None:
         queue = make(redis)
@@ -777,7 +777,7 @@ class TestGivingBack:
         lease = queue.join("p")
         put(queue, "p", lease.epoch, 1, 1, 1, 1, cap=0)
         (chunk, *_) = (queue.enroll("x", "n", LONG_MS), queue.next("x", "n", LONG_MS, 1))[1].chunks
-        done = Completion(chunk.id, 0, again=[Again(0, 1, 0, b"again")])
+        done = Completion(chunk.id, 0, again=[Again(0, 1, 0, b"again", crashes=1)])
         claim = queue.next("x", "n", LONG_MS, 9, completions=[done])
         assert ids(claim) == ["1-2", "1-3"]
         assert ready(queue) == ["1-1/0:1"]
@@ -982,7 +982,7 @@ class TestStages:
         assert (counters(middle), ready(middle)) == ({"put": 4, "ready": 4}, ["x", "y"])
         assert [queue.status().state for queue in (middle, last)] == ["SEALED", "OPEN"]
         (chunk,) = take(middle, "1").chunks
-        assert chunk == ("x", 3, 0, 0, b"out-1")
+        assert chunk == Chunk("x", 3, 0, b"out-1")
         take(middle, "1", 0, Completion("x", 3, outputs=[Output("z", 1, b"")]), downstream_cap=1)
         claim = take(middle, "2")
         assert take(middle, "2", 1, Completion("y", 1)).ended == "DRAINED"

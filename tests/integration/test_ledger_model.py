@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import json
 import os
+import struct
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass, field
@@ -31,7 +32,7 @@ from redis import Redis
 
 from lastcall.errors import LeaseLost, QueueFinished
 from lastcall.state import keys
-from lastcall.state.ledger import Again, Chunk, Claim, Completion, Ledger, Output, Spec
+from lastcall.state.ledger import Again, Chunk, Claim, Completion, Ledger, Letter, Output, Spec
 from tests import model
 from tests.integration.ledger_server import ledger_server
 
@@ -105,6 +106,7 @@ class Both:
         self.sent: list[str] = []  # tickets that reached a worker, or lie in front of it
         self.shown: dict[str, list[tuple[str, bytes]]] = {}  # results ever seen in this epoch
         self.due = 0
+        self.revived: Counter[str] = Counter()  # items that were shown as dead, and are to be shown again
 
     def key(self, part: str) -> str:
         return keys.of_queue(self.ledger.job, self.ledger.name, part)
@@ -138,7 +140,7 @@ class LedgerMachine(RuleBasedStateMachine):
         first = model.Queue("a", a, down=last)
         self.queues = {"a": Both(ledgers["a"], first), "b": Both(ledgers["b"], last)}
         for name in ("b", "a"):
-            assert self.queues[name].ledger.create(self.spec(name), crash_limit=model.CRASH_LIMIT) == ("NEW", 1)
+            assert self.queues[name].ledger.create(self.spec(name)) == ("NEW", 1)
         first.attach()
         for name in names_first:
             self.join(name, "p0")
@@ -150,6 +152,7 @@ class LedgerMachine(RuleBasedStateMachine):
         return Spec(
             function=b"" if consumed else b"f", identity="" if consumed else "m:f",
             celery="" if consumed else "cpu", down="b" if name == "a" else "", reopen=reopen,
+            crash_limit=model.CRASH_LIMIT,
             **options,
         )  # fmt: skip
 
@@ -348,7 +351,10 @@ class LedgerMachine(RuleBasedStateMachine):
             chunk.id, len(by["d-"]), len(by["x"]),
             outcome=json.dumps(shown).encode() if visible else b"",
             outputs=outputs,
-            again=[Again(n, chunk.tries + 1, LONG_MS, f"{chunk.root}#{n}".encode()) for n in by["a"]],
+            again=[
+                Again(n, chunk.raises + 1, LONG_MS, f"{chunk.root}#{n}".encode(), chunk.crashes, chunk.losses)
+                for n in by["a"]
+            ],
             letters=[(f"{chunk.root}#{n}", b"letter") for n in by["x"]],
         )  # fmt: skip
 
@@ -364,6 +370,38 @@ class LedgerMachine(RuleBasedStateMachine):
             lambda q: q.release(slot.ticket, **kwargs),
         )  # fmt: skip
         self.queues[slot.queue].sent += tickets
+
+    @precondition(lambda self: any(slot.chunks for slot in self.slots))
+    @rule(at=pick, item=pick, delay=st.sampled_from([LONG_MS, None]), cap=caps, twice=sometimes)
+    def overrun(self, at: int, item: int, delay: int | None, cap: int, twice: bool) -> None:
+        """An item takes too long; the slot, which goes on, is not told."""
+        slot = self.choose([slot for slot in self.slots if slot.chunks], at)
+        late = slot.chunks[0]
+        args = (slot.ticket, late.id, item % late.items, delay)
+        tickets = self.both(
+            slot.queue, twice, lambda q: q.overrun(*args, 5000, cap=cap), lambda q: q.overrun(*args, cap),
+        )  # fmt: skip
+        self.queues[slot.queue].sent += tickets or []
+
+    @precondition(lambda self: any(pair.model.letters for pair in self.queues.values()))
+    @rule(name=names, n=st.integers(1, 3), cap=caps)
+    def revive(self, name: str, n: int, cap: int) -> None:
+        pair = self.queues[name]
+        there = sorted(pair.model.letters)[:n]
+        letters = []
+        for item in [*there, "1-1#99"]:
+            root, _, number = item.partition("#")
+            start = int(number)
+            letters.append(Letter(item, f"{root}/{start}:{start + 1}", start, b"again"))
+        tells = pair.model.options.results != "discard" and not pair.model.options.consumed
+        got = self.both(name, False, lambda q: q.revive(letters, cap), lambda q: q.revive(letters, cap))
+        if isinstance(got[0], str):
+            return
+        pair.sent += got[1]
+        pair.revived.update(there if tells else ())
+        for one in self.queues.values():
+            if not one.model.ended:
+                one.shown = {at: entry for at, entry in one.shown.items() if entry[0][0] != "end"}
 
     @precondition(lambda self: any(pair.model.results for pair in self.queues.values()))
     @rule(name=names, upto=st.integers(1, 4))
@@ -409,9 +447,10 @@ class LedgerMachine(RuleBasedStateMachine):
         pair = self.queues[name]
         before = pair.model.epoch
         spec = self.spec(name, reopen=True)
-        self.both(name, twice, lambda q: q.create(spec, crash_limit=model.CRASH_LIMIT), lambda q: q.create(reopen=True))
+        self.both(name, twice, lambda q: q.create(spec), lambda q: q.create(reopen=True))
         if pair.model.epoch != before:
             pair.shown.clear()
+            pair.revived.clear()
 
     # What must hold after every step
 
@@ -450,6 +489,7 @@ class LedgerMachine(RuleBasedStateMachine):
             "state": meta["state"].decode(),
             "epoch": int(meta["epoch"]),
             "counters": {name: int(meta[name]) for name in counted},
+            "alone": meta.get("alone", b"").decode(),
             "ready": [chunks[chunk_id.decode()] for chunk_id in got["ready"]],
             "delayed": {name.decode(): chunks[name.decode()] for name in got["delayed"]},
             "tickets": {ticket.decode() for ticket in got["tickets"]},
@@ -518,12 +558,12 @@ class LedgerMachine(RuleBasedStateMachine):
         items = [item for entries in pair.shown.values() for name, data in entries for item in shown_items(name, data)]
         if options.results == "discard" or options.consumed:
             # Of consumers' queues only what a crash made a dead letter is told.
-            assert all(name == "end" or data[:1] == b"X"
+            assert all(name == "end" or data[:1] in (b"X", b"T")
                        for entries in pair.shown.values() for name, data in entries)  # fmt: skip
             return
         done = {f"{root}#{at}" for root, at in pair.model.done | pair.model.dead}
-        assert Counter(items) == Counter(done)
-        assert stored["counters"]["done"] + stored["counters"]["dead"] == len(items)
+        assert Counter(items) - pair.revived == Counter(done)
+        assert stored["counters"]["done"] + stored["counters"]["dead"] == len(items) - pair.revived.total()
 
     def check_room(self, blocked: int) -> None:
         """Whoever waits for room is woken when there is more of it."""
@@ -570,15 +610,15 @@ class LedgerMachine(RuleBasedStateMachine):
 
 
 def chunk(chunk_id: str, value: bytes) -> Chunk:
-    header = [int.from_bytes(value[at:end], "little") for at, end in ((0, 4), (4, 8), (8, 10))]
-    return Chunk(chunk_id, header[0], header[1], header[2], value[10:])
+    items, start, *counts = struct.unpack_from("<IIBBB", value)
+    return Chunk(chunk_id, items, start, value[11:], *counts)
 
 
 def shown_items(name: str, data: bytes) -> list[str]:
     """The items that a result tells of."""
     if name == "end":
         return []
-    if data[:1] == b"X":
+    if data[:1] in (b"X", b"T"):
         root, _, span = name.partition("/")
         return [f"{root}#{span.partition(':')[0] or 0}"]
     return list(json.loads(data[1:]))

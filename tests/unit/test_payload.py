@@ -10,7 +10,7 @@ from typing import Any, cast
 import pytest
 
 from lastcall.envelope import Sealer
-from lastcall.errors import BadEnvelope, NotDeserializable, WorkerLost
+from lastcall.errors import BadEnvelope, ItemTimeout, NotDeserializable, WorkerLost
 from lastcall.letters import read_letter, write_letter
 from lastcall.outcome import pack_error
 from lastcall.payload import Outcome, open_each, open_items, open_outcome, seal_dumped, seal_outcome, seal_values
@@ -23,7 +23,7 @@ LEDGER = cast(Ledger, SimpleNamespace(job="job", name="queue", shown="job/queue"
 
 
 def chunk(payload: bytes, items: int, start: int = 0, id: str = "1-1") -> Chunk:
-    return Chunk(id, items, start, 0, payload)
+    return Chunk(id, items, start, payload)
 
 
 @pytest.mark.parametrize("sealer", [SEALER, PLAIN])
@@ -99,8 +99,17 @@ def test_a_letter_holds_value_error_attempts_and_worker(sealer: Sealer) -> None:
 
 def test_a_letter_by_a_script_is_read_out_of_the_chunk_that_was_put() -> None:
     payload = seal_values(SEALER, "job", "queue", "1-1", ["a", "b", "c"])
-    record = b"L" + struct.pack("<IIH", 1, 1, 3) + payload
+    record = b"L" + struct.pack("<IIBBB", 1, 1, 2, 1, 0) + payload
     letter = read_letter(SEALER, LEDGER, "1-1#1", record)
     assert (letter.value, letter.attempts, letter.worker) == ("b", 3, "")
     assert isinstance(letter.error, WorkerLost)
     assert "item 1 of queue job/queue was given up after 3 attempts" in str(letter.error)
+
+
+def test_a_letter_of_an_item_that_took_too_long_says_what_time_it_had() -> None:
+    payload = seal_values(SEALER, "job", "queue", "1-1", ["a", "b", "c"])
+    record = b"T" + struct.pack("<I", 2500) + struct.pack("<IIBBB", 1, 1, 0, 0, 2) + payload
+    letter = read_letter(SEALER, LEDGER, "1-1#1", record)
+    assert (letter.value, letter.attempts, letter.worker) == ("b", 2, "")
+    assert isinstance(letter.error, ItemTimeout)
+    assert "item 1 of queue job/queue ran for longer than its timeout of 2.5 s, 2 times" in str(letter.error)

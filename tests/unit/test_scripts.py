@@ -25,13 +25,26 @@ CODES = "|".join(code.name for code in Code)
 # What type of value a command works on. Commands that are not here have no business in a script.
 TYPES = {
     "HASH": "HDEL HEXISTS HGET HGETALL HINCRBY HLEN HMGET HSET HSETNX HVALS",
-    "LIST": "LLEN LPOP LPUSH LTRIM RPUSH",
+    "LIST": "LINDEX LLEN LPOP LPUSH LTRIM RPUSH",
     "ZSET": "ZADD ZCARD ZRANGEBYSCORE ZREM ZSCORE",
-    "STREAM": "XADD XTRIM",
+    "STREAM": "XADD XDEL XREVRANGE XTRIM",
     "": "PERSIST PEXPIRE PUBLISH TIME UNLINK",
 }
 TYPE_OF = {command: kind for kind, commands in TYPES.items() for command in commands.split()}
-READS = {"HEXISTS", "HGET", "HGETALL", "HLEN", "HMGET", "HVALS", "LLEN", "TIME", "ZCARD", "ZRANGEBYSCORE", "ZSCORE"}
+READS = {
+    "HEXISTS",
+    "HGET",
+    "HGETALL",
+    "HLEN",
+    "HMGET",
+    "HVALS",
+    "LINDEX",
+    "LLEN",
+    "TIME",
+    "ZCARD",
+    "ZRANGEBYSCORE",
+    "ZSCORE",
+}
 KEY = r"key\([\w +]+, ([A-Z]+|part)\)"
 
 
@@ -209,7 +222,7 @@ def test_keys_of_a_job_share_a_slot_and_those_of_two_queues_nothing_else() -> No
 
 
 # Only these make a queue longer. The others must go on when the server is full, or it stays full.
-GROW = {"create", "join", "put"}
+GROW = {"create", "join", "put", "revive"}
 
 
 @pytest.mark.parametrize("name", SCRIPTS)

@@ -15,6 +15,7 @@ from celery import bootsteps, signals
 from lastcall_worker.node import Node, end_worker, pool_name
 from lastcall_worker.reaper import Reaper
 from lastcall_worker.until_drained import Exit, UntilDrained
+from lastcall_worker.watch import Watch
 
 _CHILDREN_S: Final = 0.2
 _FULL_S: Final = 0.05
@@ -41,17 +42,45 @@ class ReaperStep(bootsteps.StartStopStep):
     terminate = stop
 
 
+class WatchStep(bootsteps.StartStopStep):
+    """Looks after what the slots do: time limits, frozen processes."""
+
+    requires = ("celery.worker.components:Pool",)
+
+    def __init__(self, worker: Any, **options: Any) -> None:
+        super().__init__(worker, **options)
+        worker.lastcall_watch = None
+
+    def start(self, worker: Any) -> None:
+        prefork = pool_name(worker.pool) == "prefork"
+        worker.lastcall_watch = Watch(worker.pool, worker.app.lastcall_settings, prefork=prefork)
+        worker.lastcall_watch.start()
+        # Until all is over: the pool still runs when the steps are stopped.
+        signals.worker_shutdown.connect(self._over, sender=worker)
+
+    def stop(self, worker: Any) -> None:
+        pass
+
+    def terminate(self, worker: Any) -> None:
+        worker.lastcall_watch.stop()
+
+    def _over(self, sender: Any, **_: Any) -> None:
+        sender.lastcall_watch.stop()
+
+
 class NodeStep(bootsteps.StartStopStep):
     """Says what the worker serves, and renews the tickets that it runs."""
 
-    requires = (ReaperStep,)
+    requires = (ReaperStep, WatchStep)
 
     def __init__(self, worker: Any, **options: Any) -> None:
         super().__init__(worker, **options)
         worker.lastcall_node = None
 
     def start(self, worker: Any) -> None:
-        node = worker.lastcall_node = Node(worker, worker.app.lastcall_settings, worker.lastcall_reaper)
+        node = worker.lastcall_node = Node(
+            worker, worker.app.lastcall_settings, worker.lastcall_reaper, worker.lastcall_watch.is_frozen
+        )
         node.start()
         signals.worker_ready.connect(self._ready)
         signals.worker_shutdown.connect(self._over, sender=worker)

@@ -12,6 +12,7 @@ import socket
 import threading
 import time
 from collections import defaultdict
+from collections.abc import Callable
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any, Final
 
@@ -41,10 +42,13 @@ _AGAIN_S: Final = 1.0  # after a failure
 class Node:
     """One worker's thread. worker: Celery's WorkController."""
 
-    def __init__(self, worker: Any, settings: Settings, reaper: Reaper) -> None:
+    def __init__(
+        self, worker: Any, settings: Settings, reaper: Reaper, is_frozen: Callable[[int | None], bool] = lambda _: False
+    ) -> None:
         self._worker = worker
         self._settings = settings
         self._reaper = reaper
+        self._is_frozen = is_frozen
         self._every_s = settings.lease_s / 3
         self._info = WorkerInfo(
             node=str(worker.hostname),
@@ -143,7 +147,7 @@ class Node:
 
     def _renew(self) -> None:
         connection = Connection.of(self._settings)
-        for address, tickets in running_tickets().items():
+        for address, tickets in running_tickets(self._is_frozen).items():
             job, name = split(address)
             # By the connection that does not wait long: one that the network has forgotten must not cost the lease.
             Ledger(connection.asking, job, [name]).renew(connection.lease_ms, tickets)
@@ -162,11 +166,11 @@ def end_worker(code: int) -> None:
     wake_loop()
 
 
-def running_tickets() -> dict[str, list[str]]:
-    """The tickets that this worker's slots run or are about to, by queue address."""
+def running_tickets(is_frozen: Callable[[int | None], bool] = lambda _: False) -> dict[str, list[str]]:
+    """The tickets that this worker's slots run or are about to, by queue address; not those of frozen processes."""
     tickets: dict[str, list[str]] = defaultdict(list)
     for request in _requests():
-        if request.type == SLOT_TASK:
+        if request.type == SLOT_TASK and not is_frozen(request.worker_pid):
             tickets[request.args[0]].append(request.args[1])
     return tickets
 

@@ -6,13 +6,14 @@ Everything that a slot needs of its process is in a Station, as many as slots ha
 
 from __future__ import annotations
 
+import itertools
 import logging
 import os
 import threading
 import time
 import uuid
-from collections.abc import Callable, Sequence
-from contextlib import suppress
+from collections.abc import Callable, Collection, Iterator, Sequence
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from reprlib import Repr
 from typing import TYPE_CHECKING, Any
@@ -21,9 +22,12 @@ from redis.exceptions import RedisError
 
 from lastcall import functions
 from lastcall.connect import connect
+from lastcall.connection import Connection
+from lastcall.current import running as running_here
 from lastcall.envelope import Sealer
 from lastcall.errors import (
     BadEnvelope,
+    ItemTimeout,
     LastcallError,
     NotDeserializable,
     NotSerializable,
@@ -34,12 +38,14 @@ from lastcall.errors import (
 )
 from lastcall.letters import write_letter
 from lastcall.outcome import PackedError, pack_error
-from lastcall.payload import CALL, STAR, Outcome, open_each, open_items, seal_outcome, seal_values
+from lastcall.payload import CALL, STAR, Outcome, open_each, open_items, seal_outcome, seal_part, seal_values
+from lastcall.policy import Policy
 from lastcall.registry import Registry
 from lastcall.state import keys
-from lastcall.state.ledger import Completion, Ledger, Output, split
+from lastcall.state.ledger import Again, Completion, Ledger, Output, split
 from lastcall.tickets import SLOT_TASK, TicketSender
 from lastcall.waiting import AWAY
+from lastcall_worker import limits
 from lastcall_worker.events import TaskEvents
 
 if TYPE_CHECKING:
@@ -73,12 +79,15 @@ class Work:
     on_error: str
     down_index: str
     down_celery: str
+    policy: Policy
+    max_workers: int
 
 
 class Station:
     """What a slot works with: a connection, keys, the functions that were loaded; one slot at a time uses it."""
 
     def __init__(self, app: Any, settings: Settings, node: str) -> None:
+        self.app = app
         self.settings = settings
         self.node = node
         self.pid = os.getpid()
@@ -91,6 +100,7 @@ class Station:
         assert broker is not None  # connect() has refused settings without a server
         self.tickets = TicketSender(broker)
         self.lease_ms = int(settings.lease_s * 1000)
+        self.row = limits.first_row() + next(_numbers)  # in the table of time limits
         self._works: dict[str, Work] = {}
         self._functions: dict[Any, Callable[..., Any]] = {}
 
@@ -120,7 +130,8 @@ class Station:
         work = Work(
             ledger, made, style, meta["celery"].decode(), name, function, error,
             meta["results"].decode(), meta["on_error"].decode(),
-            meta.get("down_index", b"").decode(), meta.get("down_celery", b"").decode(),
+            meta.get("down_index", b"").decode(), meta.get("down_celery", b"").decode(), Policy.stored(meta),
+            int(meta["max_workers"]),
         )  # fmt: skip
         if len(self._works) > 1000:
             self._works.clear()
@@ -142,6 +153,48 @@ class Station:
         """Count an envelope that was not genuine, for `lastcall status`."""
         with suppress(RedisError):  # the error that is kept for it matters more
             self.redis.hincrby(keys.REFUSED, self.node, 1)
+
+
+class Running:
+    """What `lastcall.current` tells while a chunk runs; `at` is the item's index in it."""
+
+    __slots__ = ("_values", "_work", "chunk", "job", "made", "positions", "queue", "slot", "worker")
+
+    def __init__(self, slot: Slot, work: Work, chunk: Chunk) -> None:
+        self.slot = slot
+        self._work = work
+        self.job, self.queue = work.ledger.job, work.ledger.name
+        self.made = work.made[0].decode()
+        self.worker = slot.station.node
+        self.chunk = chunk
+        self.positions: Sequence[int] | None = None  # of the items that are run, where it is not all of them
+        self._values: Sequence[Any] = ()
+
+    def into(self, values: Sequence[Any], positions: Sequence[int] | None) -> None:
+        """What is returned comes to lie here: their number tells which item runs."""
+        self._values, self.positions = values, positions
+
+    @property
+    def at(self) -> int:
+        done = len(self._values)
+        return self.positions[done] if self.positions is not None else done
+
+    @property
+    def item(self) -> str:
+        return f"{self.chunk.root}#{self.chunk.start + self.at}"
+
+    @property
+    def attempt(self) -> int:
+        return self.chunk.tries + 1
+
+    def help(self, ledger: Ledger) -> bool:
+        """Run a ready chunk of another queue here and now, if it travels through the same Celery queue."""
+        station = self.slot.station
+        with _station(station.app, station.settings, station.node) as other:
+            work = other.work(ledger.address)
+            if work is None or work.celery != self._work.celery:
+                return False
+            return Slot(other, ledger.address, f"helper-{uuid.uuid4().hex}", self.slot.events).run_one(work)
 
 
 class Slot:
@@ -178,6 +231,8 @@ class Slot:
                 busy_s = time.perf_counter() - began
                 # Very short chunks are taken several at a time; one that is not, alone.
                 want = max(1, min(_MOST_CHUNKS, int(_HAND_S * len(completions) / max(busy_s, 1e-6))))
+                if work.policy.timeout_s:
+                    want = 1  # so that what is done does not wait beside an item that is late
             elif leaving:
                 if not claim.tickets or self._send(work.celery, self.address, claim.tickets):
                     break
@@ -224,23 +279,51 @@ class Slot:
             return False
         return True
 
+    def run_one(self, work: Work) -> bool:
+        """Run one ready chunk with a ticket of its own, beside those that the queue has given out. Whether there was
+        one."""
+        station, ledger = self.station, work.ledger
+        status = ledger.status()
+        if not status.chunks_ready or (work.max_workers and status.started >= work.max_workers):
+            return False
+        if ledger.enroll(self.ticket, self.nonce, station.lease_ms):
+            return False
+        heart = Connection.of(station.settings).heart  # the worker renews the tickets that it was sent
+        heart.hold_ticket(ledger, self.ticket, _nothing)
+        try:
+            claim = self._next(work, 1, [], False, 0.0)
+            completions = [self._complete(work, chunk) for chunk in claim.chunks]
+            left = self._next(work, 0, completions, False, 0.0)
+        except BaseException:
+            with suppress(RedisError, LastcallError):  # its lease runs out
+                ledger.release(self.ticket)
+            raise
+        finally:
+            heart.drop_ticket(ledger, self.ticket)
+        if left.downstream_tickets:
+            self._send(work.down_celery, f"{ledger.job}/{ledger.names[1]}", left.downstream_tickets)
+        self._send(work.celery, self.address, left.tickets)
+        return bool(claim.chunks)
+
     def _complete(self, work: Work, chunk: Chunk) -> Completion:
         """Run a chunk's items and say what it came to."""
         call = _Call(time.time())
         began = time.perf_counter()
         items, errors = self._open(work, chunk)
+        again: dict[int, int] = {}
+        running = Running(self, work, chunk)
         if self.events is not None:
             call.describe(work, items)
             if self._last_s >= _LONG_S:
                 call.started(self.events)
         if errors:
-            values = self._apply_to_rest(work, items, errors)
+            values = self._apply_to_rest(work, running, items, errors, again)
         else:
-            values, errors = self._apply(work, items)
+            values, errors = self._apply(work, running, items, again)
         self._last_s = time.perf_counter() - began
-        completion = self._pack(work, chunk, items, values, errors, int(self._last_s * 1e6))
+        completion = self._pack(work, chunk, items, values, errors, again, int(self._last_s * 1e6))
         if self.events is not None:
-            call.ended(self.events, items, values, errors, self._last_s)
+            call.ended(self.events, items, values, errors, again, self._last_s)
         return completion
 
     def _open(self, work: Work, chunk: Chunk) -> tuple[list[Any], dict[int, PackedError]]:
@@ -259,22 +342,33 @@ class Slot:
             packed = pack_error(error, station.sealer.keyed)
             return [None] * chunk.items, dict.fromkeys(range(chunk.items), packed)
 
-    def _apply_to_rest(self, work: Work, items: list[Any], errors: dict[int, PackedError]) -> list[Any]:
-        """Run the items that were opened; adds to `errors`."""
+    def _apply_to_rest(
+        self, work: Work, running: Running, items: list[Any], errors: dict[int, PackedError], again: dict[int, int]
+    ) -> list[Any]:
+        """Run the items that were opened; adds to `errors` and `again`."""
         values: list[Any] = [None] * len(items)
         rest = [at for at in range(len(items)) if at not in errors]
-        done, failed = self._apply(work, [items[at] for at in rest])
+        retried: dict[int, int] = {}
+        done, failed = self._apply(work, running, [items[at] for at in rest], retried, rest)
         for index, at in enumerate(rest):
             values[at] = done[index]
             if index in failed:
                 errors[at] = failed[index]
+            if index in retried:
+                again[at] = retried[index]
         return values
 
-    def _apply(self, work: Work, items: list[Any]) -> tuple[list[Any], dict[int, PackedError]]:
+    def _apply(
+        self, work: Work, running: Running, items: list[Any], again: dict[int, int],
+        positions: Sequence[int] | None = None,
+    ) -> tuple[list[Any], dict[int, PackedError]]:  # fmt: skip
+        """Run items. Gives values, and errors by index; adds those that are to be tried again to `again`, with the
+        delay in ms. positions: of the items in the chunk, where it is not all of them."""
         values: list[Any] = []
         errors: dict[int, PackedError] = {}
         if work.error is not None:
             return [None] * len(items), dict.fromkeys(range(len(items)), work.error)
+        keyed = self.station.sealer.keyed
         function: Any = work.function
         if work.style == CALL:
             function = self._call
@@ -284,30 +378,60 @@ class Slot:
             def function(item: Any) -> Any:
                 return plain(*item)
 
+        if work.policy.timeout_s or work.style == CALL:
+            function = self._limited(work, running, function)
+        running.into(values, positions)
         append = values.append
         left = iter(items)
-        while True:
-            try:
-                for item in left:
-                    append(function(item))
-                return values, errors
-            except (SystemExit, KeyboardInterrupt):
-                if threading.current_thread() is threading.main_thread():
-                    raise  # the process is told to end: what is in hand comes back to the queue
-                errors[len(values)] = pack_error(
-                    RuntimeError("the function ended its thread"), self.station.sealer.keyed
-                )
-            except BaseException as error:  # whatever a function raises is its item's outcome
-                errors[len(values)] = pack_error(error, self.station.sealer.keyed)
-            append(None)
+        before = running_here.set(running)
+        try:
+            while True:
+                try:
+                    for item in left:
+                        append(function(item))
+                    return values, errors
+                except (SystemExit, KeyboardInterrupt):
+                    if threading.current_thread() is threading.main_thread():
+                        raise  # the process is told to end: what is in hand comes back to the queue
+                    error: BaseException = RuntimeError("the function ended its thread")
+                except BaseException as raised:  # whatever a function raises is its item's outcome
+                    error = raised
+                at = len(values)
+                policy = _policy(work, items[at])
+                if policy.retries_after(error, running.chunk.raises):
+                    again[at] = policy.delay_ms(running.chunk.raises)
+                errors[at] = pack_error(error, keyed)
+                append(None)
+        finally:
+            running_here.reset(before)
 
-    def _call(self, item: tuple[Any, Any, dict[str, Any]]) -> Any:
-        wire, args, kwargs = item
+    def _limited(self, work: Work, running: Running, function: Callable[[Any], Any]) -> Callable[[Any], Any]:
+        """The function, with its items' time limits."""
+        row, table = self.station.row, limits.table
+
+        def limited(item: Any) -> Any:
+            policy = _policy(work, item)
+            if not policy.timeout_s:
+                return function(item)
+            chunk, at = running.chunk, running.at
+            error = ItemTimeout(work.ledger.shown, chunk.start + at, policy.timeout_s, chunk.raises + 1)
+            delay_ms = policy.delay_ms(chunk.raises) if policy.retries_after(error, chunk.raises) else None
+            table.write(row, self.address, self.ticket, chunk.id, at, delay_ms, policy.timeout_s)
+            try:
+                with limits.alarm(policy.timeout_s, lambda: error):
+                    return function(item)
+            finally:
+                table.clear(row)
+
+        return limited
+
+    def _call(self, item: tuple[Any, Any, dict[str, Any], Any]) -> Any:
+        wire, args, kwargs, _ = item
         return self.station.load(wire)(*args, **kwargs)
 
     def _pack(
         self, work: Work, chunk: Chunk, items: list[Any], values: list[Any],
-        errors: dict[int, PackedError], busy_us: int,
+        errors: dict[int, PackedError], again: dict[int, int], busy_us: int,
     ) -> Completion:  # fmt: skip
         station, ledger = self.station, work.ledger
         sealer = station.sealer
@@ -316,8 +440,9 @@ class Slot:
         outcome = b""
         while True:
             try:
-                if last and work.results != "discard":
-                    packed = Outcome(busy_us, values, errors)
+                if last and work.results != "discard" and len(again) < len(values):
+                    shown = errors if not again else {at: errors[at] for at in errors if at not in again}
+                    packed = Outcome(busy_us, values, shown, list(again))
                     outcome = seal_outcome(sealer, ledger.job, ledger.name, chunk.id, packed)
                 elif not last:
                     passed = [v for at, v in enumerate(values) if at not in errors]
@@ -325,15 +450,24 @@ class Slot:
                 break
             except NotSerializable:
                 self._find_unserializable(chunk, values, errors)
-        dead = len(errors) if work.on_error == "dead" else 0
+        dead = len(errors) - len(again) if work.on_error == "dead" else 0
         letters = []
         if dead:
             with suppress(BadEnvelope, NotDeserializable):  # as they were put: the function may have changed them
                 items = open_items(sealer, ledger.job, ledger.name, chunk)
             for at, error in errors.items():
+                if at in again:
+                    continue
                 item = f"{chunk.root}#{chunk.start + at}"
                 letters.append((item, self._letter(work, item, items[at], error, chunk.tries + 1)))
-        return Completion(chunk.id, len(values) - dead, dead, outcome, outputs, (), letters)
+        retried = [self._again(work, chunk, at, delay_ms) for at, delay_ms in again.items()]
+        return Completion(chunk.id, len(values) - dead - len(retried), dead, outcome, outputs, retried, letters)
+
+    def _again(self, work: Work, chunk: Chunk, at: int, delay_ms: int) -> Again:
+        payload = chunk.payload  # alone, it is in it as it was put
+        if chunk.items > 1:
+            payload = seal_part(self.station.sealer, work.ledger.job, work.ledger.name, chunk, at)
+        return Again(chunk.start + at, chunk.raises + 1, delay_ms, payload, chunk.crashes, chunk.losses)
 
     def _letter(self, work: Work, item: str, value: Any, error: PackedError, tries: int) -> bytes:
         station, ledger = self.station, work.ledger
@@ -350,8 +484,10 @@ class Slot:
         if not values:
             return []
         ledger = work.ledger
-        # Parts of one chunk have one root: the first item's number tells them apart.
-        out = f"{work.down_index}-{chunk.root}-{chunk.start}" if "/" in chunk.id else f"{work.down_index}-{chunk.root}"
+        # Parts of one chunk have one root: their items' numbers tell them apart.
+        out = f"{work.down_index}-{chunk.root}"
+        if "/" in chunk.id:
+            out += f"-{chunk.start}-{chunk.start + chunk.items}"
         payload = seal_values(self.station.sealer, ledger.job, ledger.names[1], out, values)
         return [Output(out, len(values), payload)]
 
@@ -387,7 +523,7 @@ class _Call:
     def describe(self, work: Work, items: list[Any]) -> None:
         self.name, self.kwargs = work.name, "{}"
         if work.style == CALL and items[0] is not None:
-            wire, args, kwargs = items[0]
+            wire, args, kwargs, _ = items[0]
             self.name, self.args, self.kwargs = wire[1], _repr.repr(tuple(args)), _repr.repr(kwargs)
         elif len(items) == 1:
             self.args = self._of(items[0])
@@ -403,6 +539,7 @@ class _Call:
         items: list[Any],
         values: list[Any],
         errors: dict[int, PackedError],
+        again: Collection[int],
         runtime_s: float,
     ) -> None:
         about = (self.kwargs, self.received, self.received, runtime_s)
@@ -414,7 +551,8 @@ class _Call:
         for at, (_, type_name, message, text, _) in errors.items():
             args = self.args if len(items) == 1 else self._of(items[at])
             raised = f"{type_name.removeprefix('builtins.')}({message!r})"
-            events.failed(identity or str(uuid.uuid4()), self.name, args, *about, raised, text)
+            tell = events.retried if at in again else events.failed
+            tell(identity or str(uuid.uuid4()), self.name, args, *about, raised, text)
             identity = ""
 
     @staticmethod
@@ -422,6 +560,12 @@ class _Call:
         return f"({_repr.repr(item)},)"
 
 
+def _policy(work: Work, item: Any) -> Policy:
+    """Of an item: its queue's, or its call's own."""
+    return Policy(*item[3]) if work.style == CALL and item is not None else work.policy
+
+
+_numbers = itertools.count()  # of this process's stations
 _idle: list[Station] = []  # of this process: threads and greenlets come and go, stations stay
 
 
@@ -435,12 +579,22 @@ def _take_idle() -> Station | None:
             return station
 
 
-def run(app: Any, settings: Settings, node: str, address: str, ticket: str, *, events: bool) -> None:
-    """Run a slot: here, now."""
+@contextmanager
+def _station(app: Any, settings: Settings, node: str) -> Iterator[Station]:
     station = _take_idle() or Station(app, settings, node)
-    Slot(station, address, ticket, station.events if events else None).run()
+    yield station
     # Not after an error, which may have left a reply unread on its connection.
     _idle.append(station)
+
+
+def _nothing() -> None:
+    """A helper's ticket that was lost is told when it completes."""
+
+
+def run(app: Any, settings: Settings, node: str, address: str, ticket: str, *, events: bool) -> None:
+    """Run a slot: here, now."""
+    with _station(app, settings, node) as station:
+        Slot(station, address, ticket, station.events if events else None).run()
 
 
 def register(app: Any, settings: Settings) -> Any:

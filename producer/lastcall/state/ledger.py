@@ -40,13 +40,24 @@ def split(queue_address: str) -> tuple[str, str]:
 
 
 class Chunk(NamedTuple):
-    """A claimed chunk. `start` is the number of its first item in the chunk that was put."""
+    """A claimed chunk. `start` is the number of its first item in the chunk that was put.
+
+    How often it was tried: crashes of its slot alone; losses, of its slot and whatever ran beside it; and, where it is
+    one item, how often that raised or took too long.
+    """
 
     id: str
     items: int
     start: int
-    tries: int
     payload: bytes
+    crashes: int = 0
+    losses: int = 0
+    raises: int = 0
+
+    @property
+    def tries(self) -> int:
+        """How often it was tried before."""
+        return self.crashes + self.losses + self.raises
 
     @property
     def root(self) -> str:
@@ -63,12 +74,14 @@ class Output(NamedTuple):
 
 
 class Again(NamedTuple):
-    """One item that is to be tried again, alone."""
+    """One item that is to be tried again, alone. `index`: its number in the chunk that was put."""
 
     index: int  # type: ignore[assignment]  # tuple's own method is not needed
-    tries: int
+    raises: int
     delay_ms: int
     payload: bytes
+    crashes: int = 0
+    losses: int = 0
 
 
 @dataclass(slots=True)
@@ -94,6 +107,15 @@ class Completion:
         for letter in self.letters:
             args += letter
         return args
+
+
+class Letter(NamedTuple):
+    """A dead letter that is to be run again, as a chunk of its own."""
+
+    item: str
+    chunk: str
+    start: int
+    payload: bytes
 
 
 class Claim(NamedTuple):
@@ -143,6 +165,11 @@ class Spec:
     expected: int | None = None
     lease_ms: int | None = None
     ttl_ms: int | None = None
+    retries: int | None = None  # these five: policy.py
+    backoff_ms: int | None = None
+    retry_on: str | None = None
+    timeout_ms: int | None = None
+    crash_limit: int | None = None
     style: str | None = None  # how an item is given to the function: item, star (its parts), call
     down: str = ""
     reopen: bool = False
@@ -162,6 +189,11 @@ _FIELDS: dict[str, tuple[str, Any]] = {
     "expected": ("expected", 0),
     "lease_ms": ("lease", 10_000),
     "ttl_ms": ("ttl", 86_400_000),
+    "retries": ("retries", 0),
+    "backoff_ms": ("backoff", 1_000),
+    "retry_on": ("retry_on", ""),
+    "timeout_ms": ("timeout", 0),
+    "crash_limit": ("crash_limit", 3),
     "style": ("style", "item"),
 }
 
@@ -271,18 +303,16 @@ class Ledger:
         return {name.decode(): value for name, value in stored.items()}
 
     def create(
-        self, spec: Spec, *, defaults: Mapping[str, Any] | None = None,
-        issue_ms: int = 5_000, crash_limit: int = 3,
-    ) -> tuple[str, int]:  # fmt: skip
+        self, spec: Spec, *, defaults: Mapping[str, Any] | None = None, issue_ms: int = 5_000
+    ) -> tuple[str, int]:
         """Make the queue, or check that it is as `spec` says. Gives its state and epoch.
 
         defaults: for a new queue, instead of the general ones, by their names in the ledger.
         issue_ms: how long a ticket may be under way before it may be thought lost.
-        crash_limit: how often an item may kill its slot before it becomes a dead letter.
         Raises QueueMismatch, UnknownJob (no queue downstream), QueueFinished (downstream).
         """
         fixed: list[Any] = []
-        others: list[Any] = ["name", self.name, "issue", issue_ms, "crash_limit", crash_limit]
+        others: list[Any] = ["name", self.name, "issue", issue_ms]
         for option, (stored, default) in _FIELDS.items():
             value = getattr(spec, option)
             if value is None:
@@ -374,10 +404,7 @@ class Ledger:
         code = reply[0]
         if code == Code.OK or code == Code.NOTHING:
             flat = reply[1]
-            chunks = [
-                Chunk(flat[at].decode(), flat[at + 1], flat[at + 2], flat[at + 3], flat[at + 4])
-                for at in range(0, len(flat), 5)
-            ]
+            chunks = [Chunk(flat[at].decode(), *flat[at + 1 : at + 7]) for at in range(0, len(flat), 7)]
             return Claim(chunks, _texts(reply[2]), _texts(reply[3]))
         if code == Code.ENDED:
             return Claim([], _texts(reply[2]), [], ended=_text(reply[1]))
@@ -388,8 +415,44 @@ class Ledger:
 
         processed: items of its first chunk that are done. A ticket that is not valid is passed over.
         """
-        reply = script("release")(self.redis, self._keys, ticket, "crash" if crashed else "return", processed, cap)
+        how = "crash" if crashed else "return"
+        reply = script("release")(self.redis, self._keys, ticket, how, processed, cap)
         return _texts(reply[2]) if reply[0] == Code.OK else []
+
+    def overrun(
+        self, ticket: str, chunk: str, item: int, delay_ms: int | None, timeout_ms: int, *, cap: int = 0
+    ) -> list[str] | None:
+        """End a ticket whose item (counted in the chunk in its hand, from 0) runs for longer than `timeout_ms`.
+
+        delay_ms: until that is tried again; None to give it up. Gives the tickets that are to be sent; None if the
+        ticket does not hold that chunk any more, where nothing is done.
+        """
+        delay = -1 if delay_ms is None else delay_ms
+        reply = script("overrun")(self.redis, self._keys, ticket, chunk, item, delay, timeout_ms, cap)
+        return _texts(reply[1]) if reply[0] == Code.OK else None
+
+    def revive(self, letters: Sequence[Letter], cap: int) -> tuple[int, list[str]]:
+        """Run dead letters again, in a new epoch if the queue has ended. Gives how many, and the tickets to send.
+
+        Raises QueueFinished if it was cancelled, or one downstream of it was; UnknownJob if one has expired.
+        """
+        reply = script("revive")(self.redis, self._keys, cap, *(part for letter in letters for part in letter))
+        if reply[0] == Code.ENDED:
+            raise QueueFinished(shown(self.job, self.names[reply[2] - 1]), _text(reply[1]))
+        if reply[0] == Code.UNKNOWN:
+            raise UnknownJob(shown(self.job, self.names[reply[1] - 1]))
+        return reply[1], _texts(reply[2])
+
+    def reopen(self) -> tuple[str, int]:
+        """Begin a new epoch, with the options of the last, if the queue has ended. Gives its state and epoch.
+
+        Raises UnknownJob, QueueFinished (downstream).
+        """
+        meta = self.meta()
+        if not meta:
+            raise UnknownJob(self.shown)
+        told = {option: meta[stored] for option, (stored, _) in _FIELDS.items()}
+        return self.create(Spec(**told, down=meta["down"].decode(), reopen=True), issue_ms=int(meta["issue"]))  # type: ignore[arg-type]
 
     def renew(
         self, lease_ms: int, tickets: Sequence[str], producers: Sequence[tuple[str, int]] = ()

@@ -27,7 +27,7 @@ local function complete(i, hand, took)
     at = at + 5
     for _ = 1, n_out do
       if held and open then
-        redis.call('HSET', key(i + 1, CHUNKS), ARGV[at], struct.pack(HEADER, tonumber(ARGV[at + 1]), 0, 0) .. ARGV[at + 2])
+        redis.call('HSET', key(i + 1, CHUNKS), ARGV[at], pack_chunk({tonumber(ARGV[at + 1]), 0, 0, 0, 0}, ARGV[at + 2]))
         redis.call('RPUSH', key(i + 1, READY), ARGV[at])
         add(i + 1, 'put', tonumber(ARGV[at + 1]))
         add(i + 1, 'ready', tonumber(ARGV[at + 1]))
@@ -40,16 +40,16 @@ local function complete(i, hand, took)
     at = at + 1
     for _ = 1, n_again do
       if held then
-        -- One item, to be tried again alone: its index, its tries, the delay in ms, its payload.
+        -- One item, to be tried again alone: its index, raises, the delay in ms, its payload, crashes, losses.
         local start = tonumber(ARGV[at])
         local again = string.match(id, '^[^/]+') .. '/' .. start .. ':' .. (start + 1)
         -- Set after what is complete was removed: an item that was alone goes on under the same id.
-        agains[#agains + 1] = {again, struct.pack(HEADER, 1, start, tonumber(ARGV[at + 1])) .. ARGV[at + 3]}
+        agains[#agains + 1] = {again, pack_chunk({1, start, tonumber(ARGV[at + 4]), tonumber(ARGV[at + 5]), tonumber(ARGV[at + 1])}, ARGV[at + 3])}
         redis.call('ZADD', key(i, DELAYED), now() + ARGV[at + 2], again)
         add(i, 'delayed', 1)
         add(i, 'bytes', #ARGV[at + 3])
       end
-      at = at + 4
+      at = at + 6
     end
     local n_dead = tonumber(ARGV[at])
     at = at + 1

@@ -3,7 +3,9 @@ local function due(i)
   if num(i, 'delayed') == 0 then return 0 end
   local ids = redis.call('ZRANGEBYSCORE', key(i, DELAYED), '-inf', now(), 'LIMIT', 0, 1000)
   for _, id in ipairs(ids) do
-    local n = struct.unpack(HEADER, redis.call('HGET', key(i, CHUNKS), id))
+    local counts = {unpack_chunk(redis.call('HGET', key(i, CHUNKS), id))}
+    local n = counts[1]
+    if is_suspect(i, counts) then add(i, 'suspects', 1) end
     redis.call('ZREM', key(i, DELAYED), id)
     redis.call('RPUSH', key(i, READY), id)
     add(i, 'delayed', -n)

@@ -1,7 +1,26 @@
---[[ _giveback: what a ticket held becomes ready again, in front. After a crash each chunk counts one try more; from the
-  second crash on a chunk is halved, so that the item which kills its slot comes to stand alone, and alone it becomes a
-  dead letter at `crash_limit` tries. ]]
-local function giveback(i, ticket, crashed, processed)
+--[[ _giveback: what a ticket held becomes ready again, in front. `how`:
+  return   the first `at` items of its first chunk were processed
+  crash    its slot died, and alone: each chunk counts one crash more
+  lost     its lease ran out, and with it whatever ran beside it: each chunk counts one loss more
+  timeout  the item `at` (from 0) of its first chunk took too long: it alone is tried again after `delay` ms or, where
+           that is below 0, given up; `timeout` is what it had, in ms
+  From the second crash or loss on a chunk is halved, so that the item which kills its slot comes to stand alone, and
+  alone it becomes a dead letter at `crash_limit` of them. ]]
+local function give_up(i, id, counts, payload, timeout)
+  local n, start, crashes, losses, raises = unpack(counts)
+  local tries = crashes + losses + raises
+  add(i, 'dead', n)
+  add(i, 'bytes', -#payload)
+  local record, said = 'L', 'X' .. tries
+  if timeout then record, said = 'T' .. struct.pack('<I4', timeout), 'T' .. tries .. ' ' .. timeout end
+  redis.call('HSET', key(i, DEAD), string.match(id, '^[^/]+') .. '#' .. start, record .. pack_chunk(counts, payload))
+  if get(i, 'results') ~= 'discard' then
+    redis.call('XADD', key(i, RESULTS), '*', id, said)
+    if get(i, 'results') == 'once' then add(i, 'unread', n) end
+  end
+end
+
+local function giveback(i, ticket, how, at, delay, timeout)
   local held = redis.call('HGET', key(i, HELD), ticket)
   redis.call('ZREM', key(i, TICKETS), ticket)
   if not held then return 0 end
@@ -10,49 +29,64 @@ local function giveback(i, ticket, crashed, processed)
   for id in string.gmatch(held, ' (%S+) %d+ %d+') do ids[#ids + 1] = id end
   if #ids == 0 then return 0 end
   add(i, 'holding', -1)
-  local returned = 0
-  local function ready_again(root, start, n, tries, payload, id)
-    id = id or root .. '/' .. start .. ':' .. (start + n)
-    redis.call('HSET', key(i, CHUNKS), id, struct.pack(HEADER, n, start, tries) .. payload)
+  if get(i, 'alone') == ticket then set(i, 'alone', '') end
+  local function ready_again(id, counts, payload)
+    redis.call('HSET', key(i, CHUNKS), id, pack_chunk(counts, payload))
     redis.call('LPUSH', key(i, READY), id)
-    add(i, 'ready', n)
-    returned = returned + 1
+    add(i, 'ready', counts[1])
+    if is_suspect(i, counts) then add(i, 'suspects', 1) end
   end
-  for at = #ids, 1, -1 do
-    local id = ids[at]
+  for place = #ids, 1, -1 do
+    local id = ids[place]
     local value = redis.call('HGET', key(i, CHUNKS), id)
-    local n, start, tries = struct.unpack(HEADER, value)
-    local payload = string.sub(value, 11)
+    local n, start, crashes, losses, raises = unpack_chunk(value)
+    local payload = string.sub(value, PAYLOAD)
     local root = string.match(id, '^[^/]+')
+    local function part(first, past) return root .. '/' .. first .. ':' .. past end
     redis.call('HDEL', key(i, CHUNKS), id)
     add(i, 'leased', -n)
-    if crashed then tries = tries + 1 end
-    if at == 1 and processed > 0 then
-      processed = math.min(processed, n)
-      add(i, 'done', processed)
-      start, n = start + processed, n - processed
-      id = root .. '/' .. start .. ':' .. (start + n)
+    if how == 'crash' then crashes = math.min(crashes + 1, 255) end
+    if how == 'lost' then losses = math.min(losses + 1, 255) end
+    if how == 'return' and place == 1 and at > 0 then
+      at = math.min(at, n)
+      add(i, 'done', at)
+      start, n = start + at, n - at
+      id = part(start, start + n)
     end
+    local died = how == 'crash' or how == 'lost'
     if n == 0 then
       add(i, 'bytes', -#payload)
-    elseif crashed and n == 1 and tries >= num(i, 'crash_limit') then
-      add(i, 'dead', 1)
-      add(i, 'bytes', -#payload)
-      redis.call('HSET', key(i, DEAD), root .. '#' .. start, 'L' .. struct.pack(HEADER, n, start, tries) .. payload)
-      if get(i, 'results') ~= 'discard' then
-        redis.call('XADD', key(i, RESULTS), '*', id, 'X' .. tries)
-        if get(i, 'results') == 'once' then add(i, 'unread', 1) end
+    elseif how == 'timeout' and place == 1 and at < n then
+      local late, past = start + at, start + n
+      if late + 1 < past then
+        add(i, 'bytes', #payload)
+        ready_again(part(late + 1, past), {past - late - 1, late + 1, crashes, losses, raises}, payload)
       end
-    elseif crashed and n > 1 and tries >= 2 then
-      local half = math.floor(n / 2)
+      if n > 1 then id = part(late, late + 1) end
+      local counts = {1, late, crashes, losses, math.min(raises + 1, 255)}
+      if delay < 0 then
+        give_up(i, id, counts, payload, timeout)
+      else
+        redis.call('HSET', key(i, CHUNKS), id, pack_chunk(counts, payload))
+        redis.call('ZADD', key(i, DELAYED), now() + delay, id)
+        add(i, 'delayed', 1)
+      end
+      if at > 0 then
+        add(i, 'bytes', #payload)
+        ready_again(part(start, late), {at, start, crashes, losses, raises}, payload)
+      end
+    elseif died and n == 1 and crashes + losses >= num(i, 'crash_limit') then
+      give_up(i, id, {n, start, crashes, losses, raises}, payload)
+    elseif died and n > 1 and crashes + losses >= 2 then
+      local half, after = math.floor(n / 2), losses > 0 and {0, 1} or {1, 0}
       add(i, 'bytes', #payload)
-      ready_again(root, start + half, n - half, 1, payload)
-      ready_again(root, start, half, 1, payload)
+      ready_again(part(start + half, start + n), {n - half, start + half, after[1], after[2], raises}, payload)
+      ready_again(part(start, start + half), {half, start, after[1], after[2], raises}, payload)
     else
-      ready_again(root, start, n, tries, payload, id)
+      ready_again(id, {n, start, crashes, losses, raises}, payload)
     end
   end
-  ring(i, returned)
+  ring(i, redis.call('LLEN', key(i, READY)))
   ring_producers(i)
-  return returned
+  return #ids
 end

@@ -6,7 +6,7 @@ local function mint(i, cap)
   local most = num(i, 'max_workers')
   if most > 0 then cap = most end
   local tickets = redis.call('ZCARD', key(i, TICKETS))
-  if tickets >= cap then return minted end
+  if tickets >= cap or is_closed(i) then return minted end
   local idle = tickets - num(i, 'holding')
   local lacking = math.min(redis.call('LLEN', key(i, READY)) - idle, cap - tickets)
   for _ = 1, lacking do

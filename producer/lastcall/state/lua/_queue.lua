@@ -5,7 +5,10 @@ local META, CHUNKS, READY, DELAYED, TICKETS, HELD = 1, 2, 3, 4, 5, 6
 local PRODUCERS, LEASES, RESULTS, DEAD, BELL, ROOM, JOB = 7, 8, 9, 10, 11, 12, 13
 local DEPTH = #KEYS / 13
 local OK, NOTHING, LOST, ENDED, UNKNOWN, FULL, MISMATCH = 1, 0, -1, -2, -3, -4, -5
-local HEADER = '<I4I4I2'
+-- In front of a chunk's payload: items, first item, crashes, losses, raises.
+local HEADER, PAYLOAD = '<I4I4BBB', 12
+local function unpack_chunk(value) return struct.unpack(HEADER, value) end
+local function pack_chunk(counts, payload) return struct.pack(HEADER, unpack(counts)) .. payload end
 
 local function key(i, part) return KEYS[(i - 1) * 13 + part] end
 
@@ -44,6 +47,20 @@ end
 local function reply(...)
   save()
   return {...}
+end
+
+-- An item alone that is one step from being given up, and may have been hit by what ran beside it: the next time it runs
+-- while nothing else of the queue does, so that it is not blamed for another's crash.
+local function is_suspect(i, counts)
+  local n, _, crashes, losses = unpack(counts)
+  return n == 1 and losses > 0 and crashes + losses >= num(i, 'crash_limit') - 1
+end
+-- Whether nobody may claim now: such an item runs, or is the next and waits for the others.
+local function is_closed(i)
+  if (get(i, 'alone') or '') ~= '' then return true end
+  if num(i, 'suspects') == 0 or num(i, 'leased') == 0 then return false end
+  local head = redis.call('LINDEX', key(i, READY), 0)
+  return head and is_suspect(i, {unpack_chunk(redis.call('HGET', key(i, CHUNKS), head))})
 end
 
 local function has_ended(state)

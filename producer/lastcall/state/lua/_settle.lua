@@ -10,6 +10,8 @@ local function end_queue(i, state)
   redis.call('UNLINK', key(i, CHUNKS), key(i, READY), key(i, DELAYED), key(i, TICKETS), key(i, HELD), key(i, LEASES))
   set(i, 'holding', 0)
   set(i, 'waiting', 0)
+  set(i, 'suspects', 0)
+  set(i, 'alone', '')
   save()
   for _, part in ipairs({META, PRODUCERS, RESULTS, DEAD}) do redis.call('PEXPIRE', key(i, part), num(i, 'ttl')) end
   if redis.call('HINCRBY', key(i, JOB), 'open', -1) <= 0 then redis.call('PEXPIRE', key(i, JOB), num(i, 'ttl')) end

@@ -4,9 +4,9 @@
   ARGV[1] ticket   ARGV[2] the slot's nonce   ARGV[3] lease in ms   ARGV[4] chunks wanted, 0 to leave
   ARGV[5] "1" if the slot waited and was not woken   ARGV[6] cap on the tickets of the queue downstream
   ARGV[7] microseconds that the completions took
-  ARGV[8] number of completions, then for each: chunk id, items done, items dead, outcome or "", outputs n, n x (chunk id, items, payload), retries n, n x (index, tries, delay in ms, payload),
-    dead letters n, n x (item, record)
-  Returns {1 OK, {chunk id, items, first item, tries, payload, ...}, downstream tickets to send, {}}
+  ARGV[8] number of completions, then for each: chunk id, items done, items dead, outcome or "", outputs n, n x (chunk id, items, payload), retries n,
+    n x (index, raises, delay in ms, payload, crashes, losses), dead letters n, n x (item, record)
+  Returns {1 OK, {chunk id, items, first item, payload, crashes, losses, raises, ...}, downstream tickets to send, {}}
         | {0 NOTHING, {}, downstream tickets to send, tickets of this queue to send} nothing is ready, or it leaves
         | {-1 LOST} the ticket is not valid any more: what it completes is discarded
         | {-2 ENDED, state, downstream tickets to send} | {-3 UNKNOWN}
@@ -18,7 +18,8 @@
 --@include _complete
 --@include _due
 local ticket, nonce, want = ARGV[1], ARGV[2], math.min(tonumber(ARGV[4]), 1000)
-load(1, 'state', 'ready', 'leased', 'delayed', 'holding', 'waiting', 'done', 'dead', 'bytes', 'busy', 'results', 'bounded')
+load(1, 'state', 'ready', 'leased', 'delayed', 'holding', 'waiting', 'done', 'dead', 'bytes', 'busy', 'results', 'bounded',
+  'alone', 'suspects')
 local state = get(1, 'state')
 if not state then return {UNKNOWN} end
 if has_ended(state) then return {ENDED, state, {}} end
@@ -40,6 +41,10 @@ if ARGV[5] == '1' and num(1, 'waiting') > 0 then add(1, 'waiting', -1) end
 
 local downstream = {}
 if ARGV[8] ~= '0' and complete(1, hand, 7) > 0 then downstream = mint(2, tonumber(ARGV[6])) end
+if get(1, 'alone') == ticket and not next(hand) then
+  set(1, 'alone', '')
+  ring(1, redis.call('LLEN', key(1, READY)))
+end
 
 local ids = {}
 if next(hand) then
@@ -48,7 +53,7 @@ if next(hand) then
   end
 elseif want > 0 then
   due(1)
-  if num(1, 'ready') > 0 then
+  if num(1, 'ready') > 0 and not is_closed(1) then
     if want > 1 then
       -- No more than a fair share, so that the last chunks are not all in one slot's hand.
       local length = redis.call('LLEN', key(1, READY))
@@ -62,20 +67,26 @@ if #ids > 0 then
   local values = redis.call('HMGET', key(1, CHUNKS), unpack(ids))
   local claimed = 0
   for at, id in ipairs(ids) do
-    local n, start, tries = struct.unpack(HEADER, values[at])
-    if tries > 0 and at > 1 and not hand[id] then
+    local counts = {unpack_chunk(values[at])}
+    local n, start, crashes, losses, raises = unpack(counts)
+    local died = crashes + losses > 0
+    if died and at > 1 and not hand[id] then
       -- One that may have killed its slot goes alone: it and those behind it go back.
       for back = #ids, at, -1 do redis.call('LPUSH', key(1, READY), ids[back]) end
       break
     end
-    chunks[#chunks + 1] = id
-    chunks[#chunks + 1] = n
-    chunks[#chunks + 1] = start
-    chunks[#chunks + 1] = tries
-    chunks[#chunks + 1] = string.sub(values[at], 11)
-    record[#record + 1] = id .. ' ' .. n .. ' ' .. (#values[at] - 10)
-    if not hand[id] then claimed = claimed + n end
-    if tries > 0 and not hand[id] then
+    local to = #chunks
+    chunks[to + 1], chunks[to + 2], chunks[to + 3], chunks[to + 4] = id, n, start, string.sub(values[at], PAYLOAD)
+    chunks[to + 5], chunks[to + 6], chunks[to + 7] = crashes, losses, raises
+    record[#record + 1] = id .. ' ' .. n .. ' ' .. (#values[at] - PAYLOAD + 1)
+    if not hand[id] then
+      claimed = claimed + n
+      if is_suspect(1, counts) then
+        add(1, 'suspects', -1)
+        set(1, 'alone', ticket)
+      end
+    end
+    if died and not hand[id] then
       for back = #ids, at + 1, -1 do redis.call('LPUSH', key(1, READY), ids[back]) end
       break
     end

@@ -62,7 +62,7 @@ for at = 5, #ARGV, 2 do
     end
     local id = index .. '-' .. this
     chunks[#chunks + 1] = id
-    chunks[#chunks + 1] = struct.pack(HEADER, n, 0, 0) .. payload
+    chunks[#chunks + 1] = pack_chunk({n, 0, 0, 0, 0}, payload)
     ids[#ids + 1] = id
     put, bytes, seq = put + n, bytes + #payload, this
   end

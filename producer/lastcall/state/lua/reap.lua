@@ -41,7 +41,7 @@ local silent = redis.call('ZRANGEBYSCORE', key(1, TICKETS), '-inf', now(), 'WITH
 for at = 1, #silent, 2 do
   local ticket, deadline = silent[at], tonumber(silent[at + 1])
   if redis.call('HEXISTS', key(1, HELD), ticket) == 1 then
-    giveback(1, ticket, true, 0)
+    giveback(1, ticket, 'lost', 0)
     lost_tickets[#lost_tickets + 1] = ticket
   elseif ARGV[2] == '1' or deadline < now() - PATIENCE * num(1, 'issue') then
     redis.call('ZREM', key(1, TICKETS), ticket)

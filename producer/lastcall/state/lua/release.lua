@@ -1,7 +1,7 @@
 #!lua flags=allow-oom
 --[[ release: end a ticket and give back what it held, in front of what is ready.
   KEYS  the queue's, then those downstream of it (_queue.lua)
-  ARGV[1] ticket   ARGV[2] "crash" (its slot died: one try more) or "return"
+  ARGV[1] ticket   ARGV[2] "crash" (its slot died) or "return"
   ARGV[3] items of its first chunk that were processed   ARGV[4] cap on tickets
   Returns {1 OK, chunks given back, tickets to send} | {-1 LOST} no such ticket | {-2 ENDED, state} | {-3 UNKNOWN} ]]
 --@include _queue
@@ -13,7 +13,7 @@ local state = get(1, 'state')
 if not state then return {UNKNOWN} end
 if has_ended(state) then return {ENDED, state} end
 if not redis.call('ZSCORE', key(1, TICKETS), ARGV[1]) then return {LOST} end
-local returned = giveback(1, ARGV[1], ARGV[2] == 'crash', tonumber(ARGV[3]))
+local returned = giveback(1, ARGV[1], ARGV[2], tonumber(ARGV[3]))
 settle(1)
 local minted = {}
 if not has_ended(get(1, 'state')) then minted = mint(1, tonumber(ARGV[4])) end

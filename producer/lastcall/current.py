@@ -1,0 +1,100 @@
+"""current: what a function that runs on a worker may know of where and for what it runs.
+
+from lastcall import current
+
+def charge(order):
+    bank.charge(order, idempotency_key=current.idempotency_key)
+"""
+
+from __future__ import annotations
+
+from contextvars import ContextVar
+from typing import TYPE_CHECKING, Protocol
+
+from lastcall.errors import NotRunning
+
+if TYPE_CHECKING:
+    from lastcall.state.ledger import Ledger
+
+
+class Running(Protocol):
+    """What a worker tells; lastcall_worker/slot.py. made: when the queue was."""
+
+    job: str
+    queue: str
+    made: str
+    worker: str
+
+    @property
+    def attempt(self) -> int: ...
+    @property
+    def item(self) -> str: ...
+    def help(self, ledger: Ledger) -> bool: ...
+
+
+class Current:
+    """The item that runs here, in this thread or coroutine. Outside of a worker's function each raises NotRunning."""
+
+    __slots__ = ()
+
+    @property
+    def job(self) -> str:
+        """The id of the job."""
+        return _here().job
+
+    @property
+    def queue(self) -> str:
+        """The name of the queue."""
+        return _here().queue
+
+    @property
+    def item(self) -> str:
+        """The item's id in its queue, "chunk#number": the same in every attempt, and in its dead letter."""
+        return _here().item
+
+    @property
+    def attempt(self) -> int:
+        """The how-manieth time this item may be running, from 1; an item that ran beside one that crashed counts that
+        as an attempt, too."""
+        return _here().attempt
+
+    @property
+    def worker(self) -> str:
+        """The worker node, such as cpu@box."""
+        return _here().worker
+
+    @property
+    def idempotency_key(self) -> str:
+        """One word for this item: the same in every attempt, another for every other item, ever.
+
+        For what must take effect once though the function may run twice: give it to the service that is called.
+        """
+        here = _here()
+        return f"{here.job}/{here.queue}/{here.made}/{here.item}"
+
+    def __bool__(self) -> bool:
+        """Whether a worker's function runs here."""
+        return running.get() is not None
+
+    def __repr__(self) -> str:
+        return f"<current: item {self.item} of {self.job}/{self.queue}>" if self else "<current: nothing>"
+
+
+running: ContextVar[Running | None] = ContextVar("lastcall_running", default=None)
+current = Current()
+
+
+def help_with(ledger: Ledger) -> bool:
+    """Where a worker's function waits here for this queue: run one of its chunks meanwhile. Whether there was one.
+
+    Else all slots could wait for work that only a slot can do.
+    """
+    here = running.get()
+    return here is not None and here.help(ledger)
+
+
+def _here() -> Running:
+    here = running.get()
+    if here is None:
+        raise NotRunning
+    return here

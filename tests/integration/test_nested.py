@@ -1,0 +1,79 @@
+"""Functions on workers that wait for lastcall's work themselves: a slot that waits does what it waits for."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import pytest
+
+from lastcall import Client, errors
+from tests.conftest import Cluster
+from tests.functions import odd_only, produce, square
+from tests.workers import Worker
+
+pytestmark = pytest.mark.integration
+
+
+def sum_of_squares(n: int) -> int:
+    with Client() as client:
+        return sum(client.map(square, range(n), chunksize=1, workers="few"))
+
+
+def tower(n: int) -> int:
+    """As many functions that wait for one another as `n` says."""
+    if n == 0:
+        return 0
+    with Client() as client:
+        return 1 + int(client.submit_to("few", tower, n - 1).result(100))
+
+
+def drained(n: int) -> int:
+    with Client() as client:
+        queue = client.queue(f"inner-{n}", square, workers="few", max_workers=1)
+        produce(queue, "p", list(range(n)))
+        return queue.join(100).done
+
+
+def failing(n: int) -> object:
+    with Client() as client:
+        return client.submit_to("few", odd_only, n).exception(100)
+
+
+@pytest.fixture(scope="module", params=["prefork", "threads"])
+def few(request: pytest.FixtureRequest) -> Iterator[Cluster]:
+    """A worker with two slots."""
+    from tests.conftest import start_server
+
+    server = start_server(tcp=False)
+    with Worker(server.unix_url, "a key for nested work", "few", queues="few", pool=request.param, slots=2) as worker:
+        worker.ready()
+        yield Cluster(server, server.unix_url, "a key for nested work", (worker,))
+    server.close()
+
+
+def test_maps_in_all_slots_at_once_end(few: Cluster) -> None:
+    with few.client() as client:
+        got = list(client.map(sum_of_squares, [10] * 6, chunksize=1, workers="few", timeout=100))
+        assert got == [sum(n * n for n in range(10))] * 6
+
+
+def test_calls_that_wait_for_calls_end_however_deep(few: Cluster) -> None:
+    with few.client() as client:
+        assert [f.result(100) for f in [client.submit_to("few", tower, 5) for _ in range(3)]] == [5, 5, 5]
+
+
+def test_queues_that_are_joined_in_all_slots_end(few: Cluster) -> None:
+    with few.client() as client:
+        assert list(client.map(drained, range(20, 24), chunksize=1, workers="few", timeout=100)) == [20, 21, 22, 23]
+
+
+def test_errors_come_out_of_what_was_done_in_place(few: Cluster) -> None:
+    with few.client() as client:
+        got = [client.submit_to("few", failing, n) for n in (1, 2, 4)]
+        assert got[0].result(100) is None
+        assert [str(future.result(100)) for future in got[1:]] == ["2 is even", "4 is even"]
+
+
+def test_a_wait_outside_of_a_worker_helps_nobody(few: Cluster) -> None:
+    with few.client() as client, pytest.raises(errors.WaitTimeout):
+        next(client.map(square, [1], workers="nobody", timeout=0.2))

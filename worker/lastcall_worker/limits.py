@@ -1,0 +1,135 @@
+"""Time limits of items: what a slot says of the item that it runs, and the alarm that ends it.
+
+A slot that runs an item with a timeout writes what it runs, and until when it may, into a row of a table that its
+worker's main process reads (watch.py): shared memory, so that a process which is frozen, or hangs in C, has said it.
+In a process's main thread an alarm raises ItemTimeout in the function when its time is over. Elsewhere nothing can
+end a function from outside: an exception that is forced into a thread may leave its locks and files in any state.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import mmap
+import os
+import signal
+import struct
+import threading
+import time
+from collections.abc import Callable, Iterator
+from typing import TYPE_CHECKING, Any, Final, NamedTuple
+
+from billiard.process import current_process
+
+if TYPE_CHECKING:
+    from types import FrameType
+
+GRACE_S: Final = 1.0  # from the alarm until the process is killed
+
+_ROWS: Final = 4096
+_ROW: Final = 512
+_A_PROCESS: Final = 8  # rows of a prefork child: one, and more where a function waits for others and runs them
+_FACTS = struct.Struct("<dIIqI255p200p")  # deadline, pid, item, delay, timeout, chunk, "address ticket"
+_DEADLINES_APART: Final = _ROW // 8
+
+
+class Late(NamedTuple):
+    """An item whose time is over. item: its number in its chunk, from 0; delay_ms: until its next try, None if none."""
+
+    row: int
+    deadline: float
+    pid: int
+    address: str
+    ticket: str
+    chunk: str
+    item: int
+    delay_ms: int | None
+    timeout_ms: int
+
+
+class Table:
+    """The rows of one worker: made in its main process, inherited by its children."""
+
+    def __init__(self) -> None:
+        self._memory = mmap.mmap(-1, _ROWS * _ROW)
+        self._deadlines = memoryview(self._memory).cast("d")
+
+    def write(
+        self, row: int, address: str, ticket: str, chunk: str, item: int, delay_ms: int | None, timeout_s: float
+    ) -> bool:
+        """Say what is run from now on. False if there is no room for it: then only the alarm ends it."""
+        what, where = chunk.encode(), f"{address} {ticket}".encode()
+        if row >= _ROWS or len(what) > 254 or len(where) > 199:
+            return False
+        grace_s = GRACE_S if has_alarm() else 0.0
+        _FACTS.pack_into(
+            self._memory, row * _ROW, 0.0, os.getpid(), item, -1 if delay_ms is None else delay_ms,
+            int(timeout_s * 1000), what, where,
+        )  # fmt: skip
+        # Last: who reads a deadline reads what belongs to it.
+        self._deadlines[row * _DEADLINES_APART] = time.monotonic() + timeout_s + grace_s
+        return True
+
+    def clear(self, row: int) -> None:
+        """Nothing with a timeout is run there."""
+        if row < _ROWS:
+            self._deadlines[row * _DEADLINES_APART] = 0.0
+
+    def settled(self, late: Late) -> None:
+        """It was dealt with."""
+        if self._deadlines[late.row * _DEADLINES_APART] == late.deadline:
+            self.clear(late.row)
+
+    def late(self) -> list[Late]:
+        """What should have ended by now."""
+        now = time.monotonic()
+        found = []
+        for row, deadline in enumerate(self._deadlines[::_DEADLINES_APART].tolist()):
+            if not 0.0 < deadline <= now:
+                continue
+            _, pid, item, delay_ms, timeout_ms, chunk, where = _FACTS.unpack_from(self._memory, row * _ROW)
+            address, _, ticket = where.decode().rpartition(" ")
+            delay = None if delay_ms < 0 else delay_ms
+            found.append(Late(row, deadline, pid, address, ticket, chunk.decode(), item, delay, timeout_ms))
+        return found
+
+
+table = Table()  # made as the worker's module is loaded, before it has children
+
+
+def first_row() -> int:
+    """The first row of this process: those of prefork children follow one another."""
+    index = getattr(current_process(), "index", None)
+    return 0 if index is None else int(index) * _A_PROCESS
+
+
+def has_alarm() -> bool:
+    """Whether a function that runs here can be ended by an alarm."""
+    return threading.current_thread() is threading.main_thread() and hasattr(signal, "setitimer")
+
+
+@contextlib.contextmanager
+def alarm(timeout_s: float, error: Callable[[], BaseException]) -> Iterator[None]:
+    """Raise `error()` inside when the time is over; elsewhere than in the main thread nothing happens."""
+    if not has_alarm():
+        yield
+        return
+    armed = True
+
+    def ring(_: int, __: FrameType | None) -> None:
+        nonlocal armed
+        if armed:
+            armed = False
+            raise error()
+
+    before: Any = signal.signal(signal.SIGALRM, ring)
+    # Of the caller's own alarm, if there is one, what is left; it then comes late, but it comes.
+    left_s, every_s = signal.setitimer(signal.ITIMER_REAL, timeout_s)
+    began = time.monotonic()
+    try:
+        yield
+    finally:
+        armed = False
+        signal.setitimer(signal.ITIMER_REAL, 0)
+        signal.signal(signal.SIGALRM, before)
+        if left_s:
+            signal.setitimer(signal.ITIMER_REAL, max(left_s - (time.monotonic() - began), 1e-6), every_s)
