@@ -10,6 +10,8 @@ VENV := .venv
 BIN := $(VENV)/bin
 PIP_INSTALL := $(BIN)/python -m pip install --quiet --disable-pip-version-check
 ARGS ?=
+# Tests wait more than they compute. JOBS=0 runs them one after the other, as a debugger wants it.
+JOBS ?= 3
 
 # Containers and a browser are asked for by their marks (make test ARGS="-m compose"); CI runs everything.
 MARKS := $(if $(CI),,-m "not compose and not browser")
@@ -23,7 +25,7 @@ demo: $(VENV)/.local  ## census of Python's standard library: several producers,
 	$(BIN)/lastcall demo $(ARGS)
 
 test: $(VENV)/.dev  ## run the tests (all but those marked compose and browser)
-	$(BIN)/pytest $(MARKS) $(ARGS)
+	$(BIN)/pytest -n $(JOBS) --dist loadfile $(MARKS) $(ARGS)
 
 lint: $(VENV)/.dev  ## ruff (rules and format) and mypy --strict
 	$(BIN)/ruff check .

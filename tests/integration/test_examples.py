@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 
+from lastcall import errors
 from tests.conftest import Cluster
 from tests.workers import ROOT, environment
 
@@ -67,8 +68,7 @@ PRINTED = (
     [
         "order 1 by 1-1#0",
         "['order 2 by 1-1#0']",
-        "queue orders is drained, but 1 of 1 items failed and are dead letters: look at them with queue.dead_letters(), "
-        "or: lastcall dead list orders",
+        str(errors.DeadLetters("orders", 1, 1)),
         "order 3 1 cpu@test the bank does not answer",
     ],
 )

@@ -430,7 +430,7 @@ def test_nothing_outlives_a_guardian_that_is_killed(
     watched.wait_until_gone()
     cluster.close()
     assert directory_is_gone(cluster)
-    assert errors.first_error.is_set()
+    assert errors.first_error.wait(END_S)
     with pytest.raises(LocalClusterError, match=r"guardian (ended by itself|was stopped by SIG)"):
         cluster.ensure_workers("io")
 

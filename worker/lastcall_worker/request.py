@@ -6,6 +6,7 @@ from __future__ import annotations
 
 import logging
 import threading
+import time
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
@@ -19,12 +20,14 @@ from redis.exceptions import RedisError
 from lastcall.connection import Connection
 from lastcall.errors import LastcallError, UnknownJob
 from lastcall.state.ledger import Ledger, shown, split
+from lastcall.waiting import AWAY
 
 if TYPE_CHECKING:
     from lastcall.settings import Settings
 
 _log = logging.getLogger(__name__)
 
+_AGAIN_S = 0.2
 _LOST = (WorkerLostError, Terminated, TimeLimitExceeded, SystemExit, KeyboardInterrupt)
 
 
@@ -89,21 +92,27 @@ class SlotRequest(Request):
 def give_back(settings: Settings, address: str, ticket: str, *, crashed: bool, why: str) -> None:
     """End a ticket whose slot is gone, and send the tickets that its chunks need now."""
     queue = shown(*split(address))
-    try:
-        connection = Connection.of(settings)
-        ledger = Ledger.open(connection.redis, *split(address))
-        celery_queue = ledger.meta().get("celery", b"").decode()
-        tickets = ledger.release(ticket, crashed=crashed, cap=connection.slots(celery_queue))
-        connection.send(celery_queue, address, tickets)
-    except UnknownJob:
-        pass  # it has expired: there is nothing to give back
-    except (LastcallError, RedisError, OSError) as error:
-        _log.error(
-            "queue %s: the slot that ran ticket %s is gone (%s), and what it held cannot be given "
-            "back now (%s): that happens when its lease has run out, in %g s at most",
-            *(queue, ticket, why, error, settings.lease_s),
-        )
-        return
+    until = time.monotonic() + settings.lease_s
+    while True:
+        try:
+            connection = Connection.of(settings)
+            ledger = Ledger.open(connection.asking, *split(address))
+            celery_queue = ledger.meta().get("celery", b"").decode()
+            tickets = ledger.release(ticket, crashed=crashed, cap=connection.slots(celery_queue))
+            connection.send(celery_queue, address, tickets)
+            break
+        except UnknownJob:
+            break  # it has expired: there is nothing to give back
+        except (LastcallError, RedisError, OSError) as error:
+            if isinstance(error, AWAY) and time.monotonic() < until:
+                time.sleep(_AGAIN_S)  # a server that is started again shall not cost a lease more
+                continue
+            _log.error(
+                "queue %s: the slot that ran ticket %s is gone (%s), and what it held cannot be given "
+                "back now (%s): that happens when its lease has run out, in %g s at most",
+                *(queue, ticket, why, error, settings.lease_s),
+            )
+            return
     _log.error(
         "queue %s: the slot that ran ticket %s is gone (%s); what it held is ready again",
         *(queue, ticket, why),
