@@ -148,7 +148,7 @@ def _run(setup: Setup, count: int, seed: int, rate: float, tell: Callable[[str],
                          f"{', hung' if over['hung'] else ''}; {len(storm.faults)} faults")  # fmt: skip
 
         with storm:
-            threads = [threading.Thread(target=work) for _ in range(OVERLAP)]
+            threads = [threading.Thread(target=work, daemon=True) for _ in range(OVERLAP)]
             for thread in threads:
                 thread.start()
             for thread in threads:

@@ -7,7 +7,7 @@ import random
 import threading
 import time
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -61,7 +61,7 @@ class Result:
 
 
 def run(
-    count: int, seed: int, *, minutes: float | None = None, rate: float = RATE,
+    count: int, seed: int, *, minutes: float | None = None, rate: float = RATE, kinds: Iterable[str] = WEIGHTS,
     tell: Callable[[str], None] = lambda said: None,
 ) -> Result:  # fmt: skip
     """Run `count` jobs, or as many as begin within the minutes."""
@@ -72,7 +72,7 @@ def run(
     lock = threading.Lock()
     began = time.monotonic()
     with Stand() as stand, connect(stand.settings) as client:
-        storm = Storm(stand, random.Random(rng.random()), lambda: list[Any](running), rate=rate, kinds=WEIGHTS)
+        storm = Storm(stand, random.Random(rng.random()), lambda: list[Any](running), rate=rate, kinds=kinds)
 
         def work() -> None:
             while True:
@@ -96,7 +96,7 @@ def run(
                         tell(stand.tails())
 
         with storm:
-            threads = [threading.Thread(target=work, name=f"chaos-{n}") for n in range(OVERLAP)]
+            threads = [threading.Thread(target=work, name=f"chaos-{n}", daemon=True) for n in range(OVERLAP)]
             for thread in threads:
                 thread.start()
             for thread in threads:

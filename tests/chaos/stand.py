@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import os
 import secrets
+import shutil
 import tempfile
 import threading
 import time
@@ -126,8 +127,9 @@ class Stand:
 
     def _look(self, node: Node) -> bool:
         worker = node.worker
-        if worker is not None and not node.up and " ready." in worker.log and worker is node.worker:
-            node.up = True
+        with contextlib.suppress(FileNotFoundError):  # it was replaced meanwhile, its log is gone
+            if worker is not None and not node.up and " ready." in worker.log and worker is node.worker:
+                node.up = True
         return node.up
 
     def close(self) -> None:
@@ -140,6 +142,7 @@ class Stand:
         for group in tuple(self._groups):
             self._await_gone(group)
         self.server.close()
+        shutil.rmtree(self.folder, ignore_errors=True)
 
     def tails(self) -> str:
         """The ends of the workers' logs."""
