@@ -125,7 +125,7 @@ class Map(Job):
     def play(self) -> None:
         rng, outcome = self.rng, self.outcome
         ordered, raising, doomed = rng.random() < 0.6, rng.random() < 0.2, rng.random() < 0.3
-        made = items.make(rng, self.name, rng.randint(300, 900), ("last",) if raising else ("",))
+        made = items.make(rng, self.name, rng.randint(300, 700), ("last",) if raising else ("",))
         if not raising:
             made = [item._replace(mood="") for item in made]
         outcome.items = len(made)
@@ -231,7 +231,7 @@ class Queue(Job):
         self.maxsize = rng.choice([None, None, 60])
         moods = ("first", "last") if self.stages == 2 else ("last",)
         count = rng.randint(2, 4)
-        made = items.make(rng, self.name, rng.randint(250, 700), moods)
+        made = items.make(rng, self.name, rng.randint(200, 500), moods)
         self.items = [made[at::count] for at in range(count)]
         self.outcome.items = len(made)
         self.chunk_items = rng.choice([1, 3, 8, 20])
@@ -450,7 +450,7 @@ class Consumers(Queue):
         accepted = {item.number for item in self.accepted(status)}
         given_up = outcome.letters("queue", self.read_letters(queue), set(), self.hits())
         outcome.expect(status.dead == len(given_up), f"{status.dead} dead, {len(given_up)} letters")
-        readers: dict[int, int] = Counter()  # number -> readings by consumers that lived to mark it as done
+        readers: Counter[int] = Counter()  # number -> readings by consumers that lived to mark it as done
         seen: set[int] = set()
         for part in self.parts:
             if part.role != "consumer":

@@ -3,12 +3,10 @@
 from __future__ import annotations
 
 import contextlib
-import ctypes
 import json
 import multiprocessing
 import os
 import signal
-import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -19,7 +17,6 @@ from typing import Any
 _context = multiprocessing.get_context("forkserver")
 _context.set_forkserver_preload(["tests.chaos.parts", "tests.chaos.rival"])
 _lock = threading.Lock()  # how a process ended can be read only once
-_PR_SET_PDEATHSIG = 1
 
 
 class Journal:
@@ -42,7 +39,9 @@ class Part:
         self.error = ""
         self._path = folder / f"{name}.journal"
         self._log = folder / f"{name}.log"
-        self._process = _context.Process(target=_play, args=(self._path, self._log, function, *args), name=name)
+        self._process = _context.Process(
+            target=_play, args=(self._path, self._log, function, *args), name=name, daemon=True
+        )
         with _lock:
             self._process.start()
         self.pid: int = self._process.pid or 0
@@ -82,9 +81,16 @@ class Part:
         return self._log.read_text(errors="replace") if self._log.exists() else ""
 
 
+def _end_with_the_run() -> None:
+    """A run that is killed leaves no part behind; the forking process would live on with them."""
+    run = multiprocessing.parent_process()
+    assert run is not None
+    run.join()
+    os._exit(1)
+
+
 def _play(path: Path, log: Path, function: Callable[..., None], *args: Any) -> None:
-    if sys.platform == "linux":  # none outlives a run that is killed
-        ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL, 0, 0, 0)
+    threading.Thread(target=_end_with_the_run, daemon=True).start()
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # the run ends its parts
     output = os.open(log, os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o600)
     os.dup2(output, 1)

@@ -123,7 +123,7 @@ def _run(setup: Setup, count: int, seed: int, rate: float, tell: Callable[[str],
                     if number > count:
                         return
                     job = f"group{number}"
-                    made = items.make(rng, job, rng.randint(250, 700))
+                    made = items.make(rng, job, rng.randint(200, 600))
                     one = _Group()
                     running.append(one)
                 part = Part("client", f"{setup.name}-{job}", stand.folder, call, _url(stand), setup, job, made)

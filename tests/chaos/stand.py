@@ -167,7 +167,7 @@ class Stand:
                 worker = node.worker
                 if worker is None or node.hit or self._closing.is_set() or worker.process.poll() is None:
                     self._look(node)
-                elif not node.hit and worker is node.worker:
+                elif worker is node.worker:
                     code = worker.process.returncode
                     self.complaints.append(f"worker {worker.node} ended by itself ({code}):\n{worker.log[-3000:]}")
                     self.replace(node)
