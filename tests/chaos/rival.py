@@ -44,7 +44,9 @@ class Setup:
     @property
     def said(self) -> str:
         acks = "task_acks_late, task_reject_on_worker_lost, prefetch multiplier 1" if self.late else "its defaults"
-        seen = "1 h, the default" if self.visibility_s is None else f"{self.visibility_s:g} s"
+        seen = (
+            "1 h, the default" if self.visibility_s is None else f"{self.visibility_s:g} s, unacked_restore_throttle 1"
+        )
         return (
             f"{acks}; visibility timeout {seen}; JSON, results in Redis, two prefork workers of 2 slots, "
             f"group().get() with a limit of {LIMIT_S:g} s"

@@ -118,7 +118,7 @@ class Stand:
         if node.worker is not None:
             worker, pid = node.worker, node.worker.process.pid
             worker.kill()
-            self._await_gone(pid)
+            self.await_gone(pid)
         self.start(node)
 
     def await_ready(self, node: Node) -> None:
@@ -140,7 +140,7 @@ class Stand:
         for worker in workers:
             worker.kill()
         for group in tuple(self._groups):
-            self._await_gone(group)
+            self.await_gone(group)
         self.server.close()
         shutil.rmtree(self.folder, ignore_errors=True)
 
@@ -150,7 +150,7 @@ class Stand:
             f"--- {node.worker.node}\n{node.worker.log[-3000:]}" for node in self.nodes if node.worker is not None
         )
 
-    def _await_gone(self, group: int) -> None:
+    def await_gone(self, group: int) -> None:
         """No process of a worker that has ended may go on."""
         deadline = time.monotonic() + _GONE_S
         while _exists(group):
@@ -165,7 +165,9 @@ class Stand:
         while not self._closing.wait(0.2):
             for node in self.nodes:
                 worker = node.worker
-                if worker is None or node.hit or self._closing.is_set() or worker.process.poll() is None:
+                # Asked first: whatever hits a node says so before, and puts another worker there before it is over.
+                ended = worker is not None and worker.process.poll() is not None
+                if worker is None or not ended or node.hit or self._closing.is_set():
                     self._look(node)
                 elif worker is node.worker:
                     code = worker.process.returncode

@@ -21,15 +21,16 @@ from tests.chaos.stand import LEASE_S, Node, Stand
 
 CHILD_KILLED, CHILD_FROZEN = "slot's process killed", "slot's process frozen"
 NODE_KILLED, NODE_FROZEN, NODE_TOLD = "node killed", "node frozen past its lease", "node told to end (SIGTERM)"
+MAIN_KILLED = "node's main process killed"  # whose slots' processes must end by themselves
 PRODUCER_KILLED, CONSUMER_KILLED, CLIENT_KILLED = "producer killed", "consumer killed", "client killed"
 SERVER_KILLED, SERVER_FROZEN, CUT = "server killed and restarted", "server frozen", "all connections cut"
 
 # How often each is chosen, where it is possible.
 WEIGHTS = {
-    CHILD_KILLED: 24, CHILD_FROZEN: 12, NODE_KILLED: 12, NODE_FROZEN: 8, NODE_TOLD: 5, PRODUCER_KILLED: 16,
-    CONSUMER_KILLED: 12, CLIENT_KILLED: 8, SERVER_KILLED: 3, SERVER_FROZEN: 3, CUT: 5,
+    CHILD_KILLED: 24, CHILD_FROZEN: 12, NODE_KILLED: 10, MAIN_KILLED: 4, NODE_FROZEN: 8, NODE_TOLD: 5,
+    PRODUCER_KILLED: 16, CONSUMER_KILLED: 12, CLIENT_KILLED: 8, SERVER_KILLED: 3, SERVER_FROZEN: 3, CUT: 5,
 }  # fmt: skip
-_OF_NODES = {NODE_KILLED, NODE_FROZEN}
+_OF_NODES = {NODE_KILLED, MAIN_KILLED, NODE_FROZEN}
 _OF_SERVER = {SERVER_KILLED, SERVER_FROZEN, CUT}
 _DISTURBING = {*_OF_NODES, *_OF_SERVER, NODE_TOLD}
 _MOST_NODE_FAULTS = 2  # in the life of one job: an item that is hit three times is given up
@@ -190,6 +191,13 @@ class Storm:
             with suppress(ProcessLookupError):
                 os.killpg(process.pid, signal.SIGKILL)
             self._note(kind, pids, began)
+            self._stand.replace(node)
+        elif kind == MAIN_KILLED:
+            pids, began = node.members(), time.time()
+            process.kill()
+            self._note(kind, pids, began)
+            process.wait()
+            self._stand.await_gone(process.pid)
             self._stand.replace(node)
         elif kind == NODE_FROZEN:
             process.send_signal(signal.SIGSTOP)
