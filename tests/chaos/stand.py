@@ -171,7 +171,7 @@ class Stand:
                     self._look(node)
                 elif worker is node.worker:
                     code = worker.process.returncode
-                    self.complaints.append(f"worker {worker.node} ended by itself ({code}):\n{worker.log[-3000:]}")
+                    self.complaints.append(f"worker {worker.node} ended by itself ({code}):\n{worker.log[-9000:]}")
                     self.replace(node)
 
 
