@@ -34,7 +34,7 @@ _OF_NODES = {NODE_KILLED, MAIN_KILLED, NODE_FROZEN}
 _OF_SERVER = {SERVER_KILLED, SERVER_FROZEN, CUT}
 _DISTURBING = {*_OF_NODES, *_OF_SERVER, NODE_TOLD}
 _MOST_NODE_FAULTS = 2  # in the life of one job: an item that is hit three times is given up
-_LEAVE_S = 30.0
+_LEAVE_S = 60.0  # billiard lets a process that was replaced linger for 30 s in a warm shutdown
 
 
 @dataclass(slots=True)
