@@ -161,6 +161,7 @@ def _run(setup: Setup, count: int, seed: int, rate: float, tell: Callable[[str],
         result.doubled = sum(len(begun) > 1 for begun in runs.begins.values())
         result.faults = storm.counts
     result.violations += stand.complaints
+    result.notes += stand.notes
     return result
 
 

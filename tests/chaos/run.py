@@ -108,6 +108,7 @@ def run(
         result.recovery = recovery.measure(runs, storm)
         result.faults = storm.counts
     result.violations += stand.complaints
+    result.notes += stand.notes
     return result
 
 
