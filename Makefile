@@ -16,7 +16,7 @@ JOBS ?= 3
 # Containers and a browser are asked for by their marks (make test ARGS="-m compose"); CI runs everything.
 MARKS := $(if $(CI),,-m "not compose and not browser")
 
-.PHONY: help demo test lint model up down bench constraints clean
+.PHONY: help demo test lint model up down bench chaos constraints clean
 
 help:  ## show every target and what it does
 	@awk -F ':.*##[ ]*' '/^[a-z][a-z-]*:.*##/ {printf "  make %-12s %s\n", $$1, $$2}' $(firstword $(MAKEFILE_LIST))
@@ -47,6 +47,9 @@ down:  ## stop the service's containers (ARGS=--volumes: and forget their data)
 
 bench: $(VENV)/.dev  ## compare with raw Celery and multiprocessing.Pool
 	$(BIN)/python -m benchmarks $(ARGS)
+
+chaos: $(VENV)/.dev  ## random jobs under random faults, each checked (ARGS="--jobs 300", --seed, --celery, --json FILE)
+	$(BIN)/python -m tests.chaos $(ARGS)
 
 constraints:  ## write constraints.txt anew: the newest versions that work together on Python 3.11
 	@$(need_python)

@@ -75,7 +75,7 @@ class Calls:
         try:
             self._queue = make(
                 connection, self.job, "calls", function=run_call, style=CALL, workers=celery_queue,
-                results="once", on_error="return",
+                results="once", on_error="return", founder="client",
             )  # fmt: skip
         except AWAY as error:
             raise unreachable(connection, error) from error

@@ -114,9 +114,9 @@ class _Map:
             queue = make(
                 connection, job, MAP, function=function, style=STAR if star else ITEM,
                 workers=workers, max_workers=max_workers, results="keep" if keep else "once", on_error="return",
-                policy=policy,
+                policy=policy, founder=MAP,
             )  # fmt: skip
-            if keep and queue.status().state != "NEW":
+            if keep and [(one.epoch, one.position) for one in queue.status().producers] != [(1, 0)]:
                 raise ConfigError("job", "an id that no other map has had", repr(job), f"see client.job({job!r})")
             lease = queue._ledger.join(MAP)
         except AWAY as error:

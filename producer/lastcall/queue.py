@@ -312,8 +312,12 @@ def make(
     maxsize: int | None = None, maxbytes: int | None = None, workers: str | None = None,
     max_workers: int | None = None, producers: int | None = None, on_lost: str | None = None,
     results: str | None = None, on_error: str | None = None, policy: Told | None = None, reopen: bool = False,
+    founder: str | None = None,
 ) -> StatusableQueue[Any]:  # fmt: skip
-    """Make a queue, or a handle to the one that is there; what client.queue() says."""
+    """Make a queue, or a handle to the one that is there; what client.queue() says.
+
+    founder: the producer that makes it for itself, and takes out its lease next.
+    """
     for option, value in (("maxsize", maxsize), ("maxbytes", maxbytes)):
         if value is not None:
             bound(option, value)
@@ -350,7 +354,7 @@ def make(
         function=sealed, identity=identity, celery=celery if workers is not None else None,
         maxsize=maxsize, maxbytes=maxbytes, max_workers=max_workers, on_lost=on_lost,
         results=results, on_error=on_error, expected=producers, style=style if function else None,
-        **(policy or Told()).stored, down=into.name if into is not None else "", reopen=reopen,
+        **(policy or Told()).stored, founder=founder, down=into.name if into is not None else "", reopen=reopen,
     )  # fmt: skip
     names = [name, *(into._ledger.names if into is not None else ())]
     ledger = Ledger(connection.redis, job, names)

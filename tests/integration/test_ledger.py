@@ -310,6 +310,20 @@ class TestProducers:
         assert put(queue, "p", lease.epoch, 1, 1).seq == 1
         assert ready(queue) == [f"{lease.index}-1"]
 
+    def test_a_founder_has_its_lease_from_the_first_and_is_lost_if_it_never_comes(self, redis: Redis) -> None:
+        queue = Ledger(redis, "founded", ["q"])
+        assert queue.create(Spec(founder="f", lease_ms=1)) == ("OPEN", 1)
+        reaped = queue.reap(0, nothing_under_way=True)
+        while not reaped[2]:  # a millisecond may not have passed yet
+            reaped = queue.reap(0, nothing_under_way=True)
+        assert (reaped[1], queue.status().state) == (["f"], "INCOMPLETE")
+        queue = Ledger(redis, "founded", ["p"])
+        queue.create(Spec(founder="f", lease_ms=LONG_MS))
+        lease = queue.join("f")
+        assert (lease.index, lease.epoch, lease.seq, lease.position, lease.place) == (1, 2, 0, 0, 1)
+        assert queue.leave("f", lease.epoch)
+        assert queue.status().state == "DRAINED"
+
     def test_thousands_of_chunks_in_one_put(self, redis: Redis) -> None:
         queue = make(redis)
         lease = queue.join("p")

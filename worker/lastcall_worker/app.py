@@ -8,6 +8,7 @@ from __future__ import annotations
 import logging
 from typing import Any
 
+import billiard.pool
 from celery import Celery
 from celery.bin.base import CeleryOption
 
@@ -46,6 +47,7 @@ _REDIS_DEFAULTS: dict[str, Any] = {
     },
 }
 
+_CONSUMED_TRIES = 10  # 0.1 s apart
 _AMQP = "celery.app.amqp:AMQP"
 
 
@@ -93,6 +95,9 @@ def _no_tickets(record: logging.LogRecord) -> bool:
 
 def _make() -> Celery:
     settings = Settings.load()
+    # A child that leaves waits for up to 30 s until its parent has taken its last result, which a parent that leaves
+    # may not do any more. Slots have no results.
+    billiard.pool.GUARANTEE_MESSAGE_CONSUMPTION_RETRY_LIMIT = _CONSUMED_TRIES
     app = Celery("lastcall", broker=settings.broker, set_as_current=False)
     # Beside broker_url, which CELERY_BROKER_URL overrides: tickets come where LASTCALL_URL says.
     app.conf.broker_read_url = app.conf.broker_write_url = settings.broker

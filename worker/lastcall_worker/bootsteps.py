@@ -131,7 +131,7 @@ class UntilDrainedStep(bootsteps.StartStopStep):
 
 
 class ChildrenStep(bootsteps.StartStopStep):
-    """Lets a prefork worker see within 0.2 s that one of its processes has died.
+    """Lets a prefork worker see within 0.2 s that one of its processes has died, and come to no harm by it.
 
     Celery looks when the process closes its end of a pipe, a moment before the kernel lets anyone know how it ended;
     when that look comes too early, the next is up to five seconds later.
@@ -140,7 +140,8 @@ class ChildrenStep(bootsteps.StartStopStep):
     requires = ("celery.worker.components:Pool",)
 
     def start(self, worker: Any) -> None:
-        pass
+        if pool_name(worker.pool) == "prefork":
+            track_the_living(worker.pool._pool)
 
     def stop(self, worker: Any) -> None:
         pass
@@ -150,6 +151,20 @@ class ChildrenStep(bootsteps.StartStopStep):
     def register_with_event_loop(self, worker: Any, hub: Any) -> None:
         if pool_name(worker.pool) == "prefork":
             hub.call_repeatedly(_CHILDREN_S, worker.pool.maintain_pool)
+
+
+def track_the_living(pool: Any) -> None:
+    """Have a prefork pool pass over a process that has died when it joins the event loop again after an outage.
+
+    pool: Celery's AsynPool, which has given up the descriptor of such a process, and would fail for the lack of it.
+    """
+    track = pool._track_child_process
+
+    def track_if_alive(process: Any, hub: Any) -> None:
+        if getattr(process, "_sentinel_poll", process) is not None:
+            track(process, hub)
+
+    pool._track_child_process = track_if_alive
 
 
 class PromptStep(bootsteps.StartStopStep):

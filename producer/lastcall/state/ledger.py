@@ -171,6 +171,7 @@ class Spec:
     timeout_ms: int | None = None
     crash_limit: int | None = None
     style: str | None = None  # how an item is given to the function: item, star (its parts), call
+    founder: str | None = None  # a producer that has its lease from the first
     down: str = ""
     reopen: bool = False
 
@@ -194,6 +195,7 @@ _FIELDS: dict[str, tuple[str, Any]] = {
     "retry_on": ("retry_on", ""),
     "timeout_ms": ("timeout", 0),
     "crash_limit": ("crash_limit", 3),
+    "founder": ("founder", ""),
     "style": ("style", "item"),
 }
 
@@ -451,7 +453,7 @@ class Ledger:
         meta = self.meta()
         if not meta:
             raise UnknownJob(self.shown)
-        told = {option: meta[stored] for option, (stored, _) in _FIELDS.items()}
+        told = {option: meta[stored] for option, (stored, _) in _FIELDS.items() if option != "founder"}
         return self.create(Spec(**told, down=meta["down"].decode(), reopen=True), issue_ms=int(meta["issue"]))  # type: ignore[arg-type]
 
     def renew(

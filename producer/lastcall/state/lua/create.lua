@@ -57,6 +57,17 @@ if #feeding > 0 then
   if get(1, 'bounded') then set(1, 'bounded', 1) end
   set(1, 'state', 'OPEN')
 end
+local founder = get(1, 'founder') or ''
+if founder ~= '' then
+  -- The producer that makes it for itself has its lease from the first, lest it dies before it comes: nobody else would.
+  add(1, 'last_index', 1)
+  add(1, 'last_epoch', 1)
+  add(1, 'come', 1)
+  add(1, 'live', 1)
+  redis.call('HSET', key(1, PRODUCERS), founder, num(1, 'last_index') .. ' ' .. num(1, 'last_epoch') .. ' 0 0 live')
+  redis.call('ZADD', key(1, LEASES), now() + num(1, 'lease'), founder)
+  set(1, 'state', 'OPEN')
+end
 if num(1, 'maxsize') > 0 or num(1, 'maxbytes') > 0 then
   for i = 1, DEPTH do
     if get(i, 'state') then set(i, 'bounded', 1) end  -- not one that has expired
