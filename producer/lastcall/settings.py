@@ -143,6 +143,15 @@ class Settings:
         return self.broker_url or (self.url and _kombu_url(self.url))
 
     @property
+    def ticket_lease_ms(self) -> int:
+        """How long a slot's ticket is good without being renewed, in ms.
+
+        Two looks of the reaper less than the lease, but half of that at least: what a dead node held is to run again
+        when the lease is over, not only to be found then.
+        """
+        return int(1000 * max(self.lease_s / 2, self.lease_s - 2 * self.reap_s))
+
+    @property
     def redacted_url(self) -> str:
         """The URL for messages, its password replaced by ***."""
         return redact(self.url) if self.url else "a private server on this machine"

@@ -294,3 +294,12 @@ def test_a_number_that_cannot_be_read_is_refused(monkeypatch: pytest.MonkeyPatch
 
 def test_redact_leaves_other_parameters() -> None:
     assert redact("rediss://u:p@h?ssl_password=x&db=1") == "rediss://u:***@h?ssl_password=***&db=1"
+
+
+@pytest.mark.parametrize(
+    ("lease_s", "reap_s", "ticket_ms"), [(10, 1, 8_000), (2, 0.3, 1_400), (1, 1, 500), (60, 1, 58_000)]
+)
+def test_a_slots_ticket_ends_so_early_that_its_chunk_runs_again_within_the_lease(
+    lease_s: float, reap_s: float, ticket_ms: int
+) -> None:
+    assert Settings(lease_s=lease_s, reap_s=reap_s).ticket_lease_ms == ticket_ms

@@ -49,7 +49,7 @@ class Node:
         self._settings = settings
         self._reaper = reaper
         self._is_frozen = is_frozen
-        self._every_s = settings.lease_s / 3
+        self._every_s = settings.ticket_lease_ms / 3000
         self._info = WorkerInfo(
             node=str(worker.hostname),
             queues=(),
@@ -150,7 +150,7 @@ class Node:
         for address, tickets in running_tickets(self._is_frozen).items():
             job, name = split(address)
             # By the connection that does not wait long: one that the network has forgotten must not cost the lease.
-            Ledger(connection.asking, job, [name]).renew(connection.lease_ms, tickets)
+            Ledger(connection.asking, job, [name]).renew(self._settings.ticket_lease_ms, tickets)
 
 
 def pool_name(pool: Any) -> str:

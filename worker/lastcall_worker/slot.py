@@ -99,7 +99,7 @@ class Station:
         broker = settings.broker
         assert broker is not None  # connect() has refused settings without a server
         self.tickets = TicketSender(broker)
-        self.lease_ms = int(settings.lease_s * 1000)
+        self.lease_ms = settings.ticket_lease_ms
         self.row = limits.first_row() + next(_numbers)  # in the table of time limits
         self._works: dict[str, Work] = {}
         self._functions: dict[Any, Callable[..., Any]] = {}
