@@ -9,6 +9,7 @@ end a function from outside: an exception that is forced into a thread may leave
 from __future__ import annotations
 
 import contextlib
+import itertools
 import mmap
 import os
 import signal
@@ -96,10 +97,25 @@ class Table:
 table = Table()  # made as the worker's module is loaded, before it has children
 
 
-def first_row() -> int:
-    """The first row of this process: those of prefork children follow one another."""
+_numbers = itertools.count()  # of this process's rows
+_free: list[int] = []
+
+
+def take_row() -> int:
+    """A row that nobody else writes: those of prefork children follow one another."""
     index = getattr(current_process(), "index", None)
-    return 0 if index is None else int(index) * _A_PROCESS
+    first = 0 if index is None else int(index) * _A_PROCESS
+    try:
+        return _free.pop()
+    except IndexError:
+        number = next(_numbers)
+        return first + number if index is None or number < _A_PROCESS else _ROWS
+
+
+def give_row(row: int) -> None:
+    """It is not used any more."""
+    table.clear(row)
+    _free.append(row)
 
 
 def has_alarm() -> bool:

@@ -6,7 +6,6 @@ Everything that a slot needs of its process is in a Station, as many as slots ha
 
 from __future__ import annotations
 
-import itertools
 import logging
 import os
 import threading
@@ -100,7 +99,7 @@ class Station:
         assert broker is not None  # connect() has refused settings without a server
         self.tickets = TicketSender(broker)
         self.lease_ms = settings.ticket_lease_ms
-        self.row = limits.first_row() + next(_numbers)  # in the table of time limits
+        self.row = limits.take_row()  # in the table of time limits
         self._works: dict[str, Work] = {}
         self._functions: dict[Any, Callable[..., Any]] = {}
 
@@ -565,7 +564,6 @@ def _policy(work: Work, item: Any) -> Policy:
     return Policy(*item[3]) if work.style == CALL and item is not None else work.policy
 
 
-_numbers = itertools.count()  # of this process's stations
 _idle: list[Station] = []  # of this process: threads and greenlets come and go, stations stay
 
 
@@ -582,8 +580,12 @@ def _take_idle() -> Station | None:
 @contextmanager
 def _station(app: Any, settings: Settings, node: str) -> Iterator[Station]:
     station = _take_idle() or Station(app, settings, node)
-    yield station
-    # Not after an error, which may have left a reply unread on its connection.
+    try:
+        yield station
+    except BaseException:
+        # Not to be used again: a reply may be left unread on its connection.
+        limits.give_row(station.row)
+        raise
     _idle.append(station)
 
 
