@@ -350,6 +350,11 @@ def dawdle(_: int) -> None:
     threading.Event().wait(60)
 
 
+@task(name="tests.deaf", timeout=0.3)
+def deaf(_: int) -> None:
+    Slow("deaf", 0)(0)
+
+
 def starve_memory(n: int) -> int:
     """Asks for more memory than it may have."""
     resource.setrlimit(resource.RLIMIT_AS, (1 << 30, resource.getrlimit(resource.RLIMIT_AS)[1]))

@@ -432,13 +432,13 @@ class Queue:
 
     def overrun(self, ticket: str, chunk: str, item: int, delay_ms: int | None, cap: int) -> list[str] | None:
         hand = self.tickets[ticket].hand if ticket in self.tickets else []
-        if self.ended or not hand or hand[0].id != chunk:
+        if self.ended or all(one.id != chunk for one in hand):
             return None
-        self._give_back(ticket, "timeout", item, retry=delay_ms is not None)
+        self._give_back(ticket, "timeout", item, late_chunk=chunk, retry=delay_ms is not None)
         self._settle()
         return [] if self.ended else self._mint(cap)
 
-    def _give_back(self, ticket: str, how: str, at: int = 0, *, retry: bool = False) -> None:
+    def _give_back(self, ticket: str, how: str, at: int = 0, *, late_chunk: str = "", retry: bool = False) -> None:
         hand = self.tickets.pop(ticket).hand
         if self.alone == ticket:
             self.alone = ""
@@ -453,7 +453,7 @@ class Queue:
                 if start == end:
                     continue
             rest = part(chunk, start, end)
-            if how == "timeout" and place == 0:
+            if how == "timeout" and held.id == late_chunk:
                 late = start + at
                 back += [part(rest, *span) for span in ((start, late), (late + 1, end)) if span[0] < span[1]]
                 item = part(rest, late, late + 1)

@@ -14,7 +14,7 @@ import pytest
 from lastcall import Client, StatusableQueue, errors
 from lastcall_worker import limits
 from tests.conftest import Cluster
-from tests.functions import Deadly, Gate, Slow, dawdle, produce, square, starve_memory
+from tests.functions import Deadly, Gate, Slow, dawdle, deaf, produce, square, starve_memory
 from tests.workers import Worker, until
 
 pytestmark = [pytest.mark.faults, pytest.mark.integration]
@@ -156,6 +156,20 @@ def test_what_a_late_thread_returns_after_all_is_not_taken(lonely: Cluster) -> N
 def test_calls_have_the_timeout_of_their_task(client: Client) -> None:
     with pytest.raises(errors.ItemTimeout, match=r"its timeout of 0\.2 s"):
         client.submit(dawdle, 1).result(30)
+
+
+def test_a_late_call_is_found_among_others_in_the_same_hand(lonely: Cluster) -> None:
+    with worker(lonely, "calls", slots=1), lonely.client() as client:
+        gate = Gate(lonely.url, "calls")
+        first = client.submit_to("calls", gate, 0)
+        gate.begun()  # what is sent now is ready when the slot asks for more, several at a time
+        others = [client.submit_to("calls", deaf if n == 20 else square, n) for n in range(40)]
+        until(lambda: client.status()[0].ready == 40, "all to be there")
+        gate.open()
+        assert first.result(30) == 0
+        with pytest.raises(errors.ItemTimeout):
+            others.pop(20).result(60)
+        assert [future.result(60) for future in others] == [n * n for n in range(40) if n != 20]
 
 
 def test_an_alarm_of_the_functions_own_still_rings() -> None:

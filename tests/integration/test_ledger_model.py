@@ -376,7 +376,7 @@ class LedgerMachine(RuleBasedStateMachine):
     def overrun(self, at: int, item: int, delay: int | None, cap: int, twice: bool) -> None:
         """An item takes too long; the slot, which goes on, is not told."""
         slot = self.choose([slot for slot in self.slots if slot.chunks], at)
-        late = slot.chunks[0]
+        late = slot.chunks[item % len(slot.chunks)]
         args = (slot.ticket, late.id, item % late.items, delay)
         tickets = self.both(
             slot.queue, twice, lambda q: q.overrun(*args, 5000, cap=cap), lambda q: q.overrun(*args, cap),

@@ -45,8 +45,8 @@ def test_what_is_settled_leaves_alone_what_is_run_there_next(table: Table) -> No
 
 def test_what_does_not_fit_is_not_written_and_said(table: Table) -> None:
     assert not table.write(10**6, "job/queue", "1", "1-1", 0, None, 1)
-    assert not table.write(1, "j" * 300, "1", "1-1", 0, None, 1)
-    assert not table.write(1, "job/queue", "1", "1-" * 200, 0, None, 1)
+    assert not table.write(1, "j" * 500, "1", "1-1", 0, None, 1)
+    assert not table.write(1, "job/queue", "1", "1-" * 300, 0, None, 1)
     table.clear(10**6)
 
 

@@ -27,9 +27,10 @@ if TYPE_CHECKING:
 GRACE_S: Final = 1.0  # from the alarm until the process is killed
 
 _ROWS: Final = 4096
-_ROW: Final = 512
+_ROW: Final = 1024
 _A_PROCESS: Final = 8  # rows of a prefork child: one, and more where a function waits for others and runs them
-_FACTS = struct.Struct("<dIIqI255p200p")  # deadline, pid, item, delay, timeout, chunk, "address ticket"
+_FACTS = struct.Struct("<dIIqI480s480s")  # deadline, pid, item, delay, timeout, chunk, "address ticket"
+_TEXT_BYTES: Final = 480
 _DEADLINES_APART: Final = _ROW // 8
 
 
@@ -59,7 +60,7 @@ class Table:
     ) -> bool:
         """Say what is run from now on. False if there is no room for it: then only the alarm ends it."""
         what, where = chunk.encode(), f"{address} {ticket}".encode()
-        if row >= _ROWS or len(what) > 254 or len(where) > 199:
+        if row >= _ROWS or max(len(what), len(where)) > _TEXT_BYTES:
             return False
         grace_s = GRACE_S if has_alarm() else 0.0
         _FACTS.pack_into(
@@ -88,9 +89,11 @@ class Table:
             if not 0.0 < deadline <= now:
                 continue
             _, pid, item, delay_ms, timeout_ms, chunk, where = _FACTS.unpack_from(self._memory, row * _ROW)
-            address, _, ticket = where.decode().rpartition(" ")
+            address, _, ticket = where.rstrip(b"\0").decode().rpartition(" ")
             delay = None if delay_ms < 0 else delay_ms
-            found.append(Late(row, deadline, pid, address, ticket, chunk.decode(), item, delay, timeout_ms))
+            found.append(
+                Late(row, deadline, pid, address, ticket, chunk.rstrip(b"\0").decode(), item, delay, timeout_ms)
+            )
         return found
 
 

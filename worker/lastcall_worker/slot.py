@@ -415,7 +415,8 @@ class Slot:
             chunk, at = running.chunk, running.at
             error = ItemTimeout(work.ledger.shown, chunk.start + at, policy.timeout_s, chunk.raises + 1)
             delay_ms = policy.delay_ms(chunk.raises) if policy.retries_after(error, chunk.raises) else None
-            table.write(row, self.address, self.ticket, chunk.id, at, delay_ms, policy.timeout_s)
+            if not table.write(row, self.address, self.ticket, chunk.id, at, delay_ms, policy.timeout_s):
+                _log.warning("queue %s: nobody looks at the timeout of item %s", work.ledger.shown, running.item)
             try:
                 with limits.alarm(policy.timeout_s, lambda: error):
                     return function(item)

@@ -424,7 +424,7 @@ class Ledger:
     def overrun(
         self, ticket: str, chunk: str, item: int, delay_ms: int | None, timeout_ms: int, *, cap: int = 0
     ) -> list[str] | None:
-        """End a ticket whose item (counted in the chunk in its hand, from 0) runs for longer than `timeout_ms`.
+        """End a ticket whose item (counted in that chunk of its hand, from 0) runs for longer than `timeout_ms`.
 
         delay_ms: until that is tried again; None to give it up. Gives the tickets that are to be sent; None if the
         ticket does not hold that chunk any more, where nothing is done.

@@ -2,7 +2,7 @@
   return   the first `at` items of its first chunk were processed
   crash    its slot died, and alone: each chunk counts one crash more
   lost     its lease ran out, and with it whatever ran beside it: each chunk counts one loss more
-  timeout  the item `at` (from 0) of its first chunk took too long: it alone is tried again after `delay` ms or, where
+  timeout  the item `at` (from 0) of its chunk `late` took too long: it alone is tried again after `delay` ms or, where
            that is below 0, given up; `timeout` is what it had, in ms
   From the second crash or loss on a chunk is halved, so that the item which kills its slot comes to stand alone, and
   alone it becomes a dead letter at `crash_limit` of them. ]]
@@ -20,7 +20,7 @@ local function give_up(i, id, counts, payload, timeout)
   end
 end
 
-local function giveback(i, ticket, how, at, delay, timeout)
+local function giveback(i, ticket, how, at, late, delay, timeout)
   local held = redis.call('HGET', key(i, HELD), ticket)
   redis.call('ZREM', key(i, TICKETS), ticket)
   if not held then return 0 end
@@ -56,14 +56,14 @@ local function giveback(i, ticket, how, at, delay, timeout)
     local died = how == 'crash' or how == 'lost'
     if n == 0 then
       add(i, 'bytes', -#payload)
-    elseif how == 'timeout' and place == 1 and at < n then
-      local late, past = start + at, start + n
-      if late + 1 < past then
+    elseif how == 'timeout' and ids[place] == late and at < n then
+      local item, past = start + at, start + n
+      if item + 1 < past then
         add(i, 'bytes', #payload)
-        ready_again(part(late + 1, past), {past - late - 1, late + 1, crashes, losses, raises}, payload)
+        ready_again(part(item + 1, past), {past - item - 1, item + 1, crashes, losses, raises}, payload)
       end
-      if n > 1 then id = part(late, late + 1) end
-      local counts = {1, late, crashes, losses, math.min(raises + 1, 255)}
+      if n > 1 then id = part(item, item + 1) end
+      local counts = {1, item, crashes, losses, math.min(raises + 1, 255)}
       if delay < 0 then
         give_up(i, id, counts, payload, timeout)
       else
@@ -73,7 +73,7 @@ local function giveback(i, ticket, how, at, delay, timeout)
       end
       if at > 0 then
         add(i, 'bytes', #payload)
-        ready_again(part(start, late), {at, start, crashes, losses, raises}, payload)
+        ready_again(part(start, item), {at, start, crashes, losses, raises}, payload)
       end
     elseif died and n == 1 and crashes + losses >= num(i, 'crash_limit') then
       give_up(i, id, {n, start, crashes, losses, raises}, payload)
