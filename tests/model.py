@@ -514,14 +514,18 @@ class Queue:
             return [], [], True
         silent = sorted(name for name in self.live if self.producers[name].expired)
         lost = [name for name in silent if self._lose(name)]
+        again = []
         for _, name in sorted((-ticket.expired, name) for name, ticket in self.tickets.items() if ticket.expired):
             if self.tickets[name].nonce:
                 self._give_back(name, "lost")
-            elif nothing_under_way or self.tickets[name].expired == LONG_AGO:
+            elif nothing_under_way:
                 del self.tickets[name]
+            elif cap:
+                again.append(name)
+                self.tickets[name].expired = NOT
         self._due()
         self._settle()
-        return [] if self.ended else self._mint(cap), lost, self.ended
+        return [] if self.ended else [*self._mint(cap), *again], lost, self.ended
 
     def _mint(self, cap: int) -> list[str]:
         if self.options.consumed or self._closed:

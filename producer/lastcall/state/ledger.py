@@ -473,7 +473,7 @@ class Ledger:
         """Find what fell silent. Gives tickets to send, producers lost, whether the queue has ended.
 
         nothing_under_way: no message waits in the Celery queue, so that a ticket which has not started within its time
-        is lost; else it is thought lost only much later.
+        is lost; else it may be, and is sent again.
         """
         reply = script("reap")(self.redis, self._keys, cap, "1" if nothing_under_way else "")
         if reply[0] != Code.OK:

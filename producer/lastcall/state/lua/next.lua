@@ -19,7 +19,7 @@
 --@include _due
 local ticket, nonce, want = ARGV[1], ARGV[2], math.min(tonumber(ARGV[4]), 1000)
 load(1, 'state', 'ready', 'leased', 'delayed', 'holding', 'waiting', 'done', 'dead', 'bytes', 'busy', 'results', 'bounded',
-  'alone', 'suspects')
+  'alone', 'suspects', 'patience')
 local state = get(1, 'state')
 if not state then return {UNKNOWN} end
 if has_ended(state) then return {ENDED, state, {}} end
@@ -36,6 +36,7 @@ elseif not redis.call('ZSCORE', key(1, TICKETS), ticket) then
   return {LOST}
 else
   redis.call('ZADD', key(1, TICKETS), now() + ARGV[3], ticket)
+  if num(1, 'patience') > 0 then set(1, 'patience', 0) end  -- tickets arrive
 end
 if ARGV[5] == '1' and num(1, 'waiting') > 0 then add(1, 'waiting', -1) end
 
