@@ -34,7 +34,7 @@ _DEFAULTS: dict[str, Any] = {
     "worker_prefetch_multiplier": 1,
     # From the death of a slot's process until its chunk is given back, where that is not seen at
     # once (brokers without an event loop).
-    "worker_lost_wait": 0.1,
+    "worker_lost_wait": 0.05,
 }
 
 # Likewise, where the broker is a Redis: a connection that the network has forgotten is noticed, within some 20 s.

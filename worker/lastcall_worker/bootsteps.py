@@ -17,7 +17,7 @@ from lastcall_worker.reaper import Reaper
 from lastcall_worker.until_drained import Exit, UntilDrained
 from lastcall_worker.watch import Watch
 
-_CHILDREN_S: Final = 0.2
+_CHILDREN_S: Final = 0.1
 _FULL_S: Final = 0.05
 _IDLE_S: Final = 0.5
 _GIVE_BACK_S: Final = 2.0
@@ -131,7 +131,7 @@ class UntilDrainedStep(bootsteps.StartStopStep):
 
 
 class ChildrenStep(bootsteps.StartStopStep):
-    """Lets a prefork worker see within 0.2 s that one of its processes has died, and come to no harm by it.
+    """Lets a prefork worker see within 0.1 s that one of its processes has died, and come to no harm by it.
 
     Celery looks when the process closes its end of a pipe, a moment before the kernel lets anyone know how it ended;
     when that look comes too early, the next is up to five seconds later.
