@@ -14,7 +14,7 @@ from typing import Any
 
 import redis
 
-from lastcall import current, task
+from lastcall import Client, current, task
 
 
 def square(n: int) -> int:
@@ -362,3 +362,71 @@ def starve_memory(n: int) -> int:
         return len(bytearray(4 << 30)) if n == 3 else n
     finally:
         resource.setrlimit(resource.RLIMIT_AS, (resource.RLIM_INFINITY, resource.RLIM_INFINITY))
+
+
+class Late:
+    """Can be rebuilt as soon as its server's flag is set: a module that is installed later."""
+
+    def __init__(self, url: str, flag: str) -> None:
+        self.url, self.flag = url, flag
+
+    def __reduce__(self) -> Any:
+        return _rebuild_late, (self.url, self.flag)
+
+
+def _rebuild_late(url: str, flag: str) -> Late:
+    with redis.Redis.from_url(url) as server:
+        if not server.exists(flag):
+            raise ModuleNotFoundError("No module named 'later'", name="later")
+    return Late(url, flag)
+
+
+def said(value: object) -> str:
+    return type(value).__name__ if isinstance(value, Late) else str(value)
+
+
+class Outer:
+    """Holds an exception class."""
+
+    class Bank(Exception):
+        pass
+
+
+def bank(n: int) -> int:
+    if current.attempt == 1:
+        raise Outer.Bank("closed")
+    return n
+
+
+class LateAndCounted:
+    """Waits at the gate with one item, counts the others."""
+
+    def __init__(self, gate: Gate, counted: Counted, late: int) -> None:
+        self.gate, self.counted, self.late = gate, counted, late
+
+    def __call__(self, n: int) -> int:
+        return int(self.gate(n)) if n == self.late else self.counted(n)
+
+
+class DeafAtGate:
+    """Says that it began, and then hears nothing."""
+
+    def __init__(self, gate: Gate) -> None:
+        self.gate = gate
+
+    def __call__(self, n: int) -> int:
+        signal.pthread_sigmask(signal.SIG_BLOCK, [signal.SIGALRM])
+        return int(self.gate(n))
+
+
+def slow_item(n: int) -> int:
+    time.sleep(2)
+    return n
+
+
+@task(name="tests.wait_for_slow_item", timeout=1)
+def wait_for_slow_item(n: int) -> int:
+    with Client() as client:
+        queue = client.queue("inner", slow_item, workers="few")
+        produce(queue, "p", [n])
+        return queue.join(60).done

@@ -12,13 +12,14 @@ from dataclasses import dataclass, field, replace
 from typing import Any
 
 from lastcall.errors import LeaseLost, QueueFinished
-from lastcall.state.ledger import Chunk, Claim, Completion, Lease, Letter, Put
+from lastcall.state.ledger import Chunk, Claim, Completion, Lease, Put
 
 CRASH_LIMIT = 2  # one less than is usual, so that it is reached more often
 NOT, JUST, LONG_AGO = 0, 1, 2  # since when a ticket's deadline has passed
 LIVE = ("live", "absent")
 ENDED = ("DRAINED", "INCOMPLETE", "CANCELLED")
 
+LETTERS: dict[str, bytes] = {}  # the payload of each letter that there was
 Item = tuple[str, int]  # the chunk that was put, and the item's number in it
 
 
@@ -98,6 +99,7 @@ class Queue:
         self.dead: set[Item] = set()
         self.cancelled: set[Item] = set()
         self.letters: set[str] = set()
+        self.untold: set[Item] = set()  # given up by a script where nobody reads results
         self.results: list[tuple[str, bytes]] = []
         self.acked = 0
         self.unread = 0
@@ -395,6 +397,7 @@ class Queue:
             self._finish(finished[: completion.done], self.done)
             self._finish(finished[completion.done :], self.dead)
             self.letters |= {name for name, _ in completion.letters}
+            LETTERS.update((name, b"letter") for name, _ in completion.letters)
             for one in completion.again:
                 retried = Chunk(
                     f"{chunk.root}/{one.index}:{one.index + 1}", 1, one.index, one.payload,
@@ -461,9 +464,9 @@ class Queue:
                 if retry:
                     self.delayed[item.id] = (item, 0)
                 else:
-                    self._give_up(item, b"T%d 5000" % item.tries)
-            elif died and rest.items == 1 and deaths(rest) >= CRASH_LIMIT:
-                self._give_up(rest, b"X%d" % rest.tries)
+                    self._give_up(item, b"T%d \t5000" % item.tries)
+            elif died and rest.items == 1 and len(hand) == 1 and deaths(rest) >= CRASH_LIMIT:
+                self._give_up(rest, b"L%d " % rest.tries + (b"\tits lease ran out" if how == "lost" else b"\t"))
             elif died and rest.items > 1 and deaths(rest) >= 2:
                 middle = start + rest.items // 2
                 lost = rest.losses > 0
@@ -476,24 +479,30 @@ class Queue:
     def _give_up(self, item: Chunk, said: bytes) -> None:
         self._finish(items_of(item), self.dead)
         self.letters.add(f"{item.root}#{item.start}")
-        if self.options.results != "discard":
+        LETTERS[f"{item.root}#{item.start}"] = item.payload
+        if self.options.results == "discard" or self.options.consumed or self.down is not None:
+            self.untold |= set(items_of(item))
+        else:
             self.results.append((item.id, said))
             self.unread += self.options.results == "once"
 
-    def revive(self, letters: Sequence[Letter], cap: int) -> tuple[int, list[str]]:
+    def revive(self, items: Sequence[str], cap: int) -> tuple[int, list[str]]:
         for queue in self.chain:
             if queue.state == "CANCELLED":
                 raise QueueFinished(queue.name, queue.state)
-        found = [letter for letter in letters if letter.item in self.letters]
+        found = [item for item in dict.fromkeys(items) if item in self.letters]
         if not found:
             return 0, []
         for queue in reversed(self.chain):
             if queue.ended:
                 queue._go_on()
-        for letter in found:
-            self.letters.discard(letter.item)
-            self.dead.discard((letter.chunk.partition("/")[0], letter.start))
-            self.ready.append(Chunk(letter.chunk, 1, letter.start, letter.payload))
+        for name in found:
+            root, _, number = name.partition("#")
+            start = int(number)
+            self.letters.discard(name)
+            self.dead.discard((root, start))
+            self.untold.discard((root, start))
+            self.ready.append(Chunk(f"{root}/{start}:{start + 1}", 1, start, LETTERS[name]))
         return len(found), self._mint(cap)
 
     def _go_on(self) -> None:
@@ -504,7 +513,10 @@ class Queue:
         self.ends = 0
         self.state = "SEALED"
         if self.down is not None:
-            stage = self.down.producers[f"stage:{self.name}"]
+            stage = self.down.producers.get(f"stage:{self.name}")
+            if stage is None:  # that one was begun anew since
+                self.down.last_index += 1
+                stage = self.down.producers[f"stage:{self.name}"] = Producer(self.down.last_index, self.epoch)
             stage.state, stage.epoch = "live", self.epoch
             if not self.down.sealed:
                 self.down.state = "OPEN"

@@ -10,6 +10,7 @@ import contextlib
 import threading
 import uuid
 from collections.abc import Callable
+from concurrent import futures
 from concurrent.futures import Future
 from typing import TYPE_CHECKING, Any
 
@@ -127,6 +128,9 @@ class Calls:
         if self._closed:
             return
         try:
+            while wait and running.get() and self._futures:  # a worker's function leaves: it may be what they wait for
+                if not help_with(self._queue._ledger):
+                    futures.wait(list(self._futures.values()), _HELP_S)
             if wait:
                 with contextlib.suppress(LastcallError):  # what was lost is told by the futures
                     self._producer.close()

@@ -85,12 +85,18 @@ current = Current()
 
 
 def help_with(ledger: Ledger) -> bool:
-    """Where a worker's function waits here for this queue: run one of its chunks meanwhile. Whether there was one.
+    """Where a worker's function waits here for this queue: run a chunk of it, or of another of its job, which may feed
+    it. Whether there was one.
 
     Else all slots could wait for work that only a slot can do.
     """
     here = running.get()
-    return here is not None and here.help(ledger)
+    if here is None:
+        return False
+    if here.help(ledger):
+        return True
+    others = (name for name in ledger.names_of_job() if name != ledger.name)
+    return any(here.help(ledger.other(name)) for name in others)
 
 
 def _here() -> Running:

@@ -48,7 +48,7 @@ class Sealer:
                 "key",
                 f"at least {MIN_KEY_BYTES} bytes",
                 f"{len(key)}",
-                "make one with: lastcall secrets",
+                "make one with: lastcall secrets key",
             )
         self.keyed = key is not None
         self._kind = _PLAIN if key is None else _KEYED

@@ -188,7 +188,9 @@ class FunctionMismatch(LastcallError):
     def __init__(self, queue: str, expected: str, got: str) -> None:
         self.queue, self.expected, self.got = queue, expected, got
         super().__init__(
-            f"queue {queue} runs its items through {expected}, got {got}: use another queue name, or the same function"
+            f"queue {queue} runs its items through {expected}, got {got}: use another queue name or the same function "
+            "(one that travels by value is another when its code has changed), or, where the queue has ended, begin it "
+            "anew with reopen=True"
         )
 
 
@@ -242,8 +244,8 @@ class UnknownJob(LastcallError):
     def __init__(self, job: str) -> None:
         self.job = job
         super().__init__(
-            f"no job {job!r} on this server: check its name with `lastcall status`; "
-            "a finished job is kept for LASTCALL_TTL_S seconds"
+            f"no job or queue {job!r} on this server: `lastcall status` shows those that have not ended, "
+            "`lastcall status JOB` the queues of one; what has ended is kept for LASTCALL_TTL_S seconds"
         )
 
 
@@ -320,25 +322,33 @@ class NoWorker(LastcallError):
 
 
 class WorkerLost(LastcallError):
-    """An item was given up, since the slot that ran it died each time. item: its number."""
+    """An item was given up, since the slot that ran it died each time.
 
-    def __init__(self, queue: str, item: int, attempts: int) -> None:
-        self.queue, self.item, self.attempts = queue, item, attempts
+    item: its number in the input of a map, else its id; last: how the slot died the last time.
+    """
+
+    def __init__(self, queue: str, item: int | str, attempts: int, last: str = "") -> None:
+        self.queue, self.item, self.attempts, self.last = queue, item, attempts, last
         super().__init__(
             f"item {item} of queue {queue} was given up after {attempts} attempts, the process "
-            "that ran it died each time: look for a crash or too little memory in the worker's log"
+            "that ran it died each time"
+            + (f" (the last time: {last})" if last else "")
+            + ": look for a crash, an exit or too little memory in the worker's log"
         )
 
 
 class ItemTimeout(LastcallError, TimeoutError):
-    """An item ran for longer than its timeout. item: its number; timeout_s: seconds it had; attempts: how often."""
+    """An item ran for longer than its timeout.
 
-    def __init__(self, queue: str, item: int, timeout_s: float, attempts: int) -> None:
+    item: its number in the input of a map, else its id; timeout_s: seconds it had; attempts: how often.
+    """
+
+    def __init__(self, queue: str, item: int | str, timeout_s: float, attempts: int) -> None:
         self.queue, self.item, self.timeout_s, self.attempts = queue, item, timeout_s, attempts
         super().__init__(
             f"item {item} of queue {queue} ran for longer than its timeout of {timeout_s:g} s"
             + (f", {attempts} times" if attempts > 1 else "")
-            + ": give it more time (timeout=), or look for what it waits for"
+            + ": give it more time (timeout= of a queue or a @task, item_timeout= of a map), or look what it waits for"
         )
 
 

@@ -111,8 +111,9 @@ def _load_task(name: str, worker: str) -> Function:
         raise FunctionNotImportable(
             name,
             worker,
-            "no function is registered there under that name: have the worker import the module "
-            f"that holds its @task (known: {known})",
+            "no function is registered there under that name: start it with `lastcall worker -I MODULE`, the module "
+            "that holds its @task (not __main__, which is another program there), or set LASTCALL_KEY on both sides "
+            f"(known: {known})",
         )
     return function
 

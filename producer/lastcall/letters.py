@@ -1,7 +1,8 @@
 """Dead letters: items that were given up on, kept with what is needed to understand and to retry them.
 
-A letter is written by the slot whose function raised, sealed; or by a script, for an item whose slot kept dying or that
-ran for too long, out of the chunk as it was put.
+A letter is a kind, what is said about it, and the item as it was put, sealed: as a chunk of its own, so that it can be
+run again without being opened. What is said is sealed, too, where a slot writes it whose function raised (kind S); a
+script, which cannot sign, says of an item whose slots died (L) or that ran for too long (T) no more than where and how.
 """
 
 from __future__ import annotations
@@ -10,7 +11,7 @@ import struct
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from lastcall.errors import ItemTimeout, WorkerLost
+from lastcall.errors import BadEnvelope, ItemTimeout, LastcallError, NotDeserializable, WorkerLost
 from lastcall.outcome import PackedError, unpack_error
 from lastcall.payload import open_items
 from lastcall.state.ledger import Chunk
@@ -19,16 +20,17 @@ if TYPE_CHECKING:
     from lastcall.envelope import Sealer
     from lastcall.state.ledger import Ledger
 
+_LENGTH = struct.Struct("<I")
 _HEADER = struct.Struct("<IIBBB")  # as _queue.lua packs it: items, first item, crashes, losses, raises
-_TIMEOUT = struct.Struct("<I")  # ms
 
 
 @dataclass(frozen=True, slots=True)
 class DeadLetter:
     """An item that was given up on.
 
-    item: "chunk#number"; value: the item as it was put; error: what it raised last, its cause the remote traceback;
-    attempts: how often it was tried; worker: where last, "" if not known.
+    item: "chunk#number"; value: the item as it was put, or, where it cannot be rebuilt here, the error that says why;
+    error: what it raised last, its cause the remote traceback; attempts: how often it was tried; worker: where last, ""
+    if not known.
     """
 
     item: str
@@ -39,23 +41,35 @@ class DeadLetter:
 
 
 def write_letter(
-    sealer: Sealer, job: str, queue: str, item: str, value: Any, error: PackedError, attempts: int, worker: str
+    sealer: Sealer, job: str, queue: str, item: str, error: PackedError, attempts: int, worker: str, payload: bytes
 ) -> bytes:
-    """A letter for the ledger. Raises NotSerializable."""
-    return sealer.seal((value, error, attempts, worker), job, queue, item, "dead")
+    """A letter for the ledger, but for its kind. payload: the item, alone or with its number, as it was put."""
+    about = sealer.seal((error, attempts, worker), job, queue, item, "dead")
+    header = _HEADER.pack(1, int(item.rpartition("#")[2]), 0, 0, 0)
+    return b"".join((_LENGTH.pack(len(about)), about, header, payload))
 
 
 def read_letter(sealer: Sealer, ledger: Ledger, item: str, record: bytes) -> DeadLetter:
-    """A letter from the ledger. Raises BadEnvelope, NotDeserializable."""
-    kind, data = record[:1], record[1:]
-    if kind == b"S":
-        value, packed, attempts, worker = sealer.open(data, ledger.job, ledger.name, item, "dead")
+    """A letter from the ledger. Raises BadEnvelope."""
+    at = 1 + _LENGTH.size + _LENGTH.unpack_from(record, 1)[0]
+    about = record[1 + _LENGTH.size : at]
+    items, start, *counts = _HEADER.unpack_from(record, at)
+    chunk = Chunk(item.rpartition("#")[0], items, start, record[at + _HEADER.size :], *counts)
+    value: Any
+    try:
+        (value,) = open_items(sealer, ledger.job, ledger.name, chunk)
+    except (NotDeserializable, BadEnvelope) as error:
+        value = error
+    if record[:1] == b"S":
+        packed, attempts, worker = sealer.open(about, ledger.job, ledger.name, item, "dead")
         return DeadLetter(item, value, unpack_error(packed, sealer.keyed), attempts, worker)
-    at = _TIMEOUT.size if kind == b"T" else 0
-    items, start, *counts = _HEADER.unpack_from(data, at)
-    chunk = Chunk(item.rpartition("#")[0], items, start, data[at + _HEADER.size :], *counts)
-    (value,) = open_items(sealer, ledger.job, ledger.name, chunk)
-    error: Exception = WorkerLost(ledger.shown, start, chunk.tries)
+    worker = about.decode().partition("\t")[0]
+    return DeadLetter(item, value, given_up(ledger.shown, item, record[:1], chunk.tries, about), chunk.tries, worker)
+
+
+def given_up(queue: str, item: str, kind: bytes, attempts: int, about: bytes) -> LastcallError:
+    """The error that stands for what a script says of an item."""
+    worker, _, said = about.decode().partition("\t")
     if kind == b"T":
-        error = ItemTimeout(ledger.shown, start, _TIMEOUT.unpack_from(data)[0] / 1000, chunk.tries)
-    return DeadLetter(item, value, error, chunk.tries, "")
+        return ItemTimeout(queue, item, int(said) / 1000, attempts)
+    return WorkerLost(queue, item, attempts, f"{said} on {worker}" if worker else said)

@@ -73,7 +73,7 @@ class MapResults(Iterator[Any]):
         for at, iterable in enumerate(iterables):
             if not isinstance(iterable, Iterable):
                 raise ConfigError(f"iterable {at}", "iterable", type(iterable).__name__)
-        self.job = job or f"map-{uuid.uuid4().hex}"
+        self.job = f"map-{uuid.uuid4().hex}" if job is None else job
         # What does the work does not know this object: so it ends as soon as nobody refers to this.
         self._map = _Map(
             connection, function, iterables, self.job, ordered=ordered, chunksize=chunksize,
@@ -117,7 +117,11 @@ class _Map:
                 policy=policy, founder=MAP,
             )  # fmt: skip
             if keep and [(one.epoch, one.position) for one in queue.status().producers] != [(1, 0)]:
-                raise ConfigError("job", "an id that no other map has had", repr(job), f"see client.job({job!r})")
+                raise ConfigError(
+                    "job", "an id that no other map has had", repr(job),
+                    "use another, such as one with the date (this one is free again LASTCALL_TTL_S seconds after it "
+                    f"ended), or read its results: client.job({job!r})",
+                )  # fmt: skip
             lease = queue._ledger.join(MAP)
         except AWAY as error:
             raise unreachable(connection, error) from error
@@ -142,6 +146,7 @@ class _Map:
         self._taken = 0  # items, of the chunks before the one that is made
         self._starts: dict[int, int] = {}  # chunk number -> items before it
         self._under_way: dict[int, int] = {}  # chunk number -> items that have not come back
+        self._delayed: set[int] = set()  # of these, what waits for no more than items that are tried again
         self._parts: dict[int, list[tuple[int, Outcome]]] = {}  # chunk number -> parts that have
         self._yielded = 0  # chunks, of an ordered map
         self._input_error: Exception | None = None  # that the input raised, once it is exhausted
@@ -216,8 +221,11 @@ class _Map:
         left = self._under_way[number] - outcome.settled
         if left:
             self._under_way[number] = left
+            if outcome.later:
+                self._delayed.add(number)
         else:
             del self._under_way[number]
+            self._delayed.discard(number)
 
     def _ready(self) -> Iterator[Any]:
         """The values that may be handed out now."""
@@ -252,8 +260,8 @@ class _Map:
         began, full = time.monotonic(), True
         while (
             not self._exhausted
-            and len(self._under_way) < 2 * slots + 1
-            and len(self._under_way) + len(self._parts) < 8 * slots
+            and len(self._under_way) - len(self._delayed) < 2 * slots + 1
+            and len(self._under_way.keys() | self._parts.keys()) < 8 * slots
         ):
             if time.monotonic() - began > _FILL_S:
                 full = False
@@ -387,7 +395,7 @@ def _of_item(error: BaseException, number: int) -> BaseException:
     """The error as it is raised here: a worker knows an item's place in its chunk, not in the input."""
     mended: BaseException
     if isinstance(error, WorkerLost):
-        mended = WorkerLost(error.queue, number, error.attempts)
+        mended = WorkerLost(error.queue, number, error.attempts, error.last)
     elif isinstance(error, ItemTimeout):
         mended = ItemTimeout(error.queue, number, error.timeout_s, error.attempts)
     elif isinstance(error, NotSerializable) and error.index is not None and error.what == "the result of item":

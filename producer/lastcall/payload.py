@@ -76,11 +76,14 @@ def open_each(sealer: Sealer, job: str, queue: str, chunk: Chunk) -> tuple[list[
     return items, failed
 
 
-def seal_part(sealer: Sealer, job: str, queue: str, chunk: Chunk, at: int) -> bytes:
-    """A payload with one item of a claimed chunk alone, as it was put. Raises BadEnvelope."""
+def seal_parts(sealer: Sealer, job: str, queue: str, chunk: Chunk, positions: Sequence[int]) -> dict[int, bytes]:
+    """Payloads with one item of a claimed chunk each, as it was put, by their places in it.
+
+    Raises BadEnvelope; NotDeserializable where the items went together, and cannot be rebuilt here.
+    """
     how, items = sealer.open(chunk.payload, job, queue, chunk.root, "in")
-    item = items[at if len(items) == chunk.items else chunk.start + at]
-    return sealer.seal((how, [item]), job, queue, chunk.root, "in")
+    first = 0 if len(items) == chunk.items else chunk.start
+    return {at: sealer.seal((how, [items[first + at]]), job, queue, chunk.root, "in") for at in positions}
 
 
 def seal_outcome(sealer: Sealer, job: str, queue: str, chunk: str, outcome: Outcome) -> bytes:

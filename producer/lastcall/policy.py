@@ -76,6 +76,11 @@ class Told:
         return Told(**{name: others[name] if value is None else value for name, value in mine.items()})
 
     @property
+    def said(self) -> tuple[str, ...]:
+        """The options that were given."""
+        return tuple(name for name, value in asdict(self).items() if value is not None)
+
+    @property
     def policy(self) -> Policy:
         return Policy(**{name: value for name, value in asdict(self).items() if value is not None})
 
@@ -107,8 +112,8 @@ def told(
 
 
 def class_name(kind: type) -> str:
-    """How an exception class is named where it is not at hand."""
-    return f"{kind.__module__}.{kind.__qualname__}".replace(" ", "")
+    """How an exception class is named where it is not at hand; one that travels by value loses where it is nested."""
+    return f"{kind.__module__}.{kind.__name__}"
 
 
 def remember(function: Callable[..., Any], options: Told) -> None:
@@ -132,7 +137,8 @@ def told_of(function: Any) -> Told:
 def _names(retry_on: RetryOn) -> tuple[str, ...]:
     kinds: Any = (retry_on,) if isinstance(retry_on, type) else retry_on
     expected = "an exception class, or several in a tuple"
-    if not isinstance(kinds, Iterable):
+    given: object = retry_on
+    if isinstance(given, str) or not isinstance(kinds, Iterable):
         raise ConfigError("retry_on", expected, repr(retry_on))
     names = []
     for kind in kinds:

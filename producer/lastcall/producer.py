@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Generic, NoReturn, TypeVar
 
 from redis.exceptions import RedisError
 
+from lastcall.current import help_with, running
 from lastcall.errors import (
     ConfigError,
     Full,
@@ -43,6 +44,7 @@ _BUFFER_BYTES = 16 << 20  # of what was put and is not under way
 _CHUNKS_A_CALL = 64
 _ROOM_S = 1.0  # how long to wait for the room bell before looking again
 _LONG_S = 3600.0
+_HELP_S = 0.05  # that a function on a worker waits before it does what it waits for
 
 
 class Producer(Generic[T]):
@@ -224,7 +226,7 @@ class Producer(Generic[T]):
                 waiting = len(self._items) + self._under_way
                 what = f"room for {waiting} items in queue {self._ledger.shown}"
                 raise WaitTimeout(f"{what}; {self._outage}" if self._outage else what, deadline.waited_s)
-            self._moved.wait(deadline.left(_LONG_S))
+            self._wait(deadline)
         if self._error is not None:
             raise self._error
 
@@ -244,10 +246,21 @@ class Producer(Generic[T]):
                 if self._thread is None:
                     self._start()
                 self._work.notify()
-                self._moved.wait(deadline.left(_LONG_S))
+                self._wait(deadline)
                 self._check()
         finally:
             self._blocked -= 1
+
+    def _wait(self, deadline: Deadline) -> None:
+        """Until something has moved; a worker's function does meanwhile what makes room."""
+        if not running.get():
+            self._moved.wait(deadline.left(_LONG_S))
+        elif not self._moved.wait(deadline.left(_HELP_S)):
+            self._lock.release()
+            try:
+                help_with(self._ledger)
+            finally:
+                self._lock.acquire()
 
     def _check(self) -> None:
         if self._error is not None:

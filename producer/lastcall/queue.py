@@ -19,12 +19,12 @@ from lastcall.connection import Connection
 from lastcall.consumer import Consumer
 from lastcall.errors import ConfigError, FunctionMismatch, QueueHasFunction, QueueMismatch, UnknownJob, UnknownLetter
 from lastcall.letters import DeadLetter, read_letter
-from lastcall.payload import ITEM, seal_values
+from lastcall.payload import ITEM
 from lastcall.policy import Told, told_of
 from lastcall.producer import Producer
 from lastcall.results import Results
 from lastcall.state import keys
-from lastcall.state.ledger import ENDED, ON_ERROR, ON_LOST, RESULTS, Ledger, Letter, Spec, Status, shown, split
+from lastcall.state.ledger import ENDED, ON_ERROR, ON_LOST, RESULTS, Ledger, Spec, Status, shown, split
 from lastcall.waiting import AWAY, raise_for, reaching, unreachable, wait_for_end
 
 if TYPE_CHECKING:
@@ -186,32 +186,27 @@ class StatusableQueue(Generic[T]):
     # Dead letters
 
     @reaching
-    def retry_dead(self, *items: str) -> int:
-        """Run dead letters again, by their `item`; without any, all. Gives how many.
+    def retry_dead(self, *items: str | DeadLetter) -> int:
+        """Run dead letters again, themselves or by their `item`; without any, all. Gives how many.
 
-        They start afresh, with all their retries. If the queue has ended it goes on, in a new epoch and with its
-        results, and so do those that it feeds; join() then tells of the new end. Raises UnknownLetter, where nothing
-        is retried; QueueFinished if the queue was cancelled; BadEnvelope, NotDeserializable.
+        They start afresh, with all their retries, and run the function as it was sent: what goes by reference, as the
+        workers have it now. If the queue has ended it goes on, in a new epoch and with its results, and so do those
+        that it feeds; join() then tells of the new end. Raises UnknownLetter, where nothing is retried; QueueFinished
+        if the queue was cancelled.
         """
         connection, ledger = self._connection, self._ledger
-        letters = list(self._letters(items)) if items else list(self.dead_letters())
-        revived = []
-        for letter in letters:
-            root, _, number = letter.item.rpartition("#")
-            start = int(number)
-            payload = seal_values(connection.sealer, self.job, self.name, root, [letter.value])
-            revived.append(Letter(letter.item, f"{root}/{start}:{start + 1}", start, payload))
+        names = self._names(items) if items else self.dead_items()
         self._list()  # before, lest the reaper miss it; and after, lest it forgot what had not begun to go on
-        count, tickets = ledger.revive(revived, connection.slots(self.workers) if self.workers else 0)
+        count, tickets = ledger.revive(names, connection.slots(self.workers) if self.workers else 0)
         self._list()
         connection.send(self.workers, ledger.address, tickets)
         return count
 
     @reaching
-    def drop_dead(self, *items: str) -> int:
-        """Forget dead letters, by their `item`; without any, all. Gives how many. They still count as dead.
+    def drop_dead(self, *items: str | DeadLetter) -> int:
+        """Forget dead letters, themselves or by their `item`; without any, all. Gives how many.
 
-        Raises UnknownLetter, where nothing is dropped.
+        They still count as dead. Raises UnknownLetter, where nothing is dropped.
         """
         redis, key = self._connection.redis, keys.of_queue(self.job, self.name, "dead")
         if not items:
@@ -219,14 +214,14 @@ class StatusableQueue(Generic[T]):
             pipeline.hlen(key)
             pipeline.unlink(key)
             return int(pipeline.execute()[0])
-        self._records(items)
-        gone: Any = redis.hdel(key, *items)
+        gone: Any = redis.hdel(key, *self._names(items))
         return int(gone)
 
     @reaching
     def dead_letter(self, item: str) -> DeadLetter:
-        """One of the items that were given up on. Raises UnknownLetter, BadEnvelope, NotDeserializable."""
-        return next(self._letters([item]))
+        """One of the items that were given up on. Raises UnknownLetter, BadEnvelope."""
+        (record,) = self._records([item])
+        return read_letter(self._connection.sealer, self._ledger, item, record)
 
     @reaching
     def dead_items(self) -> list[str]:
@@ -235,7 +230,7 @@ class StatusableQueue(Generic[T]):
         return sorted((name.decode() for name in names), key=_in_order)
 
     def dead_letters(self) -> Iterator[DeadLetter]:
-        """The items that were given up on, in no order. Raises BadEnvelope, NotDeserializable."""
+        """The items that were given up on, in no order. Raises BadEnvelope."""
         letters = self._connection.redis.hscan_iter(keys.of_queue(self.job, self.name, "dead"))
         seen = set()  # a scan may give one twice while others change
         try:
@@ -246,9 +241,16 @@ class StatusableQueue(Generic[T]):
         except AWAY as error:
             raise unreachable(self._connection, error) from error
 
-    def _letters(self, items: Sequence[str]) -> Iterator[DeadLetter]:
-        for item, record in zip(items, self._records(items), strict=True):
-            yield read_letter(self._connection.sealer, self._ledger, item, record)
+    def _names(self, items: Sequence[str | DeadLetter]) -> list[str]:
+        """Of letters that are there."""
+        names = []
+        for item in items:
+            name: object = item.item if isinstance(item, DeadLetter) else item
+            if not isinstance(name, str):
+                raise ConfigError("items", "dead letters, or their `item`s, one by one", repr(name), "(*items)")
+            names.append(name)
+        self._records(names)
+        return names
 
     def _records(self, items: Sequence[str]) -> list[bytes]:
         records: Any = self._connection.redis.hmget(keys.of_queue(self.job, self.name, "dead"), list(items))
@@ -335,6 +337,8 @@ def make(
         raise ConfigError("into", f"a queue of the same job ({job})", f"one of job {into.job}")
     if into is not None and function is None:
         raise ConfigError("into", "given with a function, whose outputs go there", "no function")
+    if function is None and policy is not None and policy.said:
+        raise ConfigError(policy.said[0], "given with a function, whose items it is about", "no function")
     if into is not None and on_error == "return":
         raise ConfigError(
             "on_error", "'dead' where outputs go into another queue", "'return'", "nobody reads results of this one"

@@ -61,10 +61,13 @@ class Registry:
 
     def slots(self, celery_queue: str, *, refresh: bool = False) -> int:
         """Slots of live workers that serve a Celery queue; known for a second unless `refresh`."""
-        asked, workers = self._seen
-        if refresh or time.monotonic() - asked >= CACHE_S:
-            workers = self._attend()
+        workers = self.live() if refresh else self.known()
         return sum(worker.slots for worker in workers if celery_queue in worker.queues)
+
+    def known(self) -> list[WorkerInfo]:
+        """As live(); known for a second."""
+        asked, workers = self._seen
+        return workers if time.monotonic() - asked < CACHE_S else self._attend()
 
     def _attend(self, node: str = "", info: str = "", lease_ms: int = 0) -> list[WorkerInfo]:
         asked = time.monotonic()

@@ -10,7 +10,8 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 from redis.exceptions import RedisError
 
 from lastcall.current import help_with, running
-from lastcall.errors import BadEnvelope, ItemTimeout, LastcallError, NotDeserializable, WaitTimeout, WorkerLost
+from lastcall.errors import BadEnvelope, LastcallError, NotDeserializable, WaitTimeout
+from lastcall.letters import given_up
 from lastcall.outcome import pack_error, unpack_error
 from lastcall.payload import Outcome, open_outcome
 from lastcall.waiting import AWAY, Deadline, Outage, Patience, describe, raise_for, status_of
@@ -174,11 +175,9 @@ class Reader:
         ledger, sealer = self._ledger, self._connection.sealer
         if data[:1] != b"O":
             # Made by a script, which cannot sign: it says no more than that an item was given up, and why.
-            start = Entry(at, chunk, _NONE).start
-            attempts, _, timeout_ms = data[1:].partition(b" ")
-            error: LastcallError = WorkerLost(ledger.shown, start, int(attempts))
-            if data[:1] == b"T":
-                error = ItemTimeout(ledger.shown, start, int(timeout_ms) / 1000, int(attempts))
+            attempts, _, about = data[1:].partition(b" ")
+            item = f"{chunk.partition('/')[0]}#{Entry(at, chunk, _NONE).start}"
+            error = given_up(ledger.shown, item, data[:1], int(attempts), about)
             return Entry(at, chunk, Outcome(0, [None], {0: pack_error(error, sealer.keyed)}))
         try:
             return Entry(at, chunk, open_outcome(sealer, ledger.job, ledger.name, chunk, data[1:]))

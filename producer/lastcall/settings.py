@@ -264,7 +264,7 @@ def _load_key(key: str | bytes | None, key_file: str | os.PathLike[str] | None) 
 
 
 def _check_key(key: object) -> None:
-    hint = "make one with: lastcall secrets"
+    hint = "make one with: lastcall secrets key"
     expected = f"at least {MIN_KEY_BYTES} bytes"
     if not isinstance(key, bytes):
         raise ConfigError(_both_names("key"), expected, f"a {type(key).__name__}", hint)

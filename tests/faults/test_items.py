@@ -13,8 +13,9 @@ import pytest
 
 from lastcall import Client, StatusableQueue, errors
 from lastcall_worker import limits
+from tests import functions
 from tests.conftest import Cluster
-from tests.functions import Deadly, Gate, Slow, dawdle, deaf, produce, square, starve_memory
+from tests.functions import Counted, Deadly, Gate, Slow, dawdle, deaf, produce, square, starve_memory
 from tests.workers import Worker, until
 
 pytestmark = [pytest.mark.faults, pytest.mark.integration]
@@ -88,6 +89,19 @@ def test_threads_that_die_with_a_deadly_item_are_not_blamed(lonely: Cluster) -> 
         supervisor.join(60)
 
 
+@pytest.mark.parametrize("limit", [1, 2])
+def test_neighbours_in_the_same_hand_are_not_blamed_whatever_the_limit(lonely: Cluster, limit: int) -> None:
+    with worker(lonely, "deadly", slots=1), lonely.client() as client:
+        queue = client.queue("deadly", Deadly("exit", 300), workers="deadly", crash_limit=limit)
+        with queue.producer(chunk_items=1) as out:
+            out.put_many(range(400))
+        with pytest.raises(errors.DeadLetters, match="1 of 400"):
+            queue.join(60)
+        (letter,) = queue.dead_letters()
+        assert (letter.value, letter.worker) == (300, "deadly@test")
+        assert "exitcode 1" in str(letter.error)
+
+
 # Timeouts
 
 
@@ -151,6 +165,40 @@ def test_what_a_late_thread_returns_after_all_is_not_taken(lonely: Cluster) -> N
         assert list(client.map(square, range(100), workers="threads", chunksize=1)) == [n * n for n in range(100)]
         status = queue.status()
         assert (status.done, status.dead, status.state) == (9, 1, "DRAINED")
+
+
+def test_a_thread_that_was_late_leaves_the_rest_of_its_chunk_to_others(lonely: Cluster) -> None:
+    gate = Gate(lonely.url, "late")
+    counted = Counted(lonely.url, "counted")
+    with worker(lonely, "threads", pool="threads", slots=2), lonely.client() as client:
+        queue = client.queue("slow", functions.LateAndCounted(gate, counted, 3), workers="threads", timeout=0.3)
+        with queue.producer(chunk_items=10) as out:
+            out.put_many(range(10))
+        gate.begun()
+        late(queue)
+        gate.open()
+        assert list(client.map(square, range(100), workers="threads", chunksize=1)) == [n * n for n in range(100)]
+        runs = counted.runs()
+        assert all(runs[n] == (2 if n < 3 else 1) for n in range(10) if n != 3)
+
+
+def test_a_process_that_hangs_is_killed_though_its_queue_has_ended(lonely: Cluster) -> None:
+    with worker(lonely, "prefork", slots=1) as only, lonely.client() as client:
+        gate = Gate(lonely.url, "hangs")
+        queue = client.queue("hangs", functions.DeafAtGate(gate), workers="prefork", timeout=0.3)
+        produce(queue, "p", [0])
+        gate.begun()
+        queue.cancel()
+        assert list(client.map(square, range(5), workers="prefork", timeout=60)) == [0, 1, 4, 9, 16]
+        assert "is killed: an item that nobody waits for any more ran for too long" in only.log
+
+
+def test_the_timeout_of_who_waits_is_not_that_of_what_it_does_meanwhile(lonely: Cluster) -> None:
+    with worker(lonely, "few", slots=1, more={"LASTCALL_SLICE_S": "0.5"}), lonely.client() as client:
+        with pytest.raises(errors.ItemTimeout, match=r"its timeout of 1 s"):
+            client.submit_to("few", functions.wait_for_slow_item, 1).result(60)
+        (status,) = [one for one in client.status() if one.name == "inner"] or client.job("inner").status()
+        assert status.dead == 0
 
 
 def test_calls_have_the_timeout_of_their_task(client: Client) -> None:

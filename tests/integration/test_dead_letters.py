@@ -8,6 +8,7 @@ import subprocess
 import pytest
 
 from lastcall import Client, StatusableQueue, errors
+from tests import functions
 from tests.conftest import Cluster
 from tests.functions import Counted, plus_one, produce
 from tests.workers import LASTCALL, environment, until
@@ -115,6 +116,55 @@ def test_a_queue_that_goes_on_expires_only_after_its_new_end(cluster: Cluster, n
         assert all(redis.pttl(key) > 0 for key in keys)  # type: ignore[operator]
 
 
+def test_a_letter_may_be_named_twice_or_given_itself_and_is_run_once(
+    client: Client, cluster: Cluster, name: str
+) -> None:
+    queue = failed(client, cluster, name)
+    letters = sorted(queue.dead_letters(), key=lambda letter: letter.item)
+    with pytest.raises(errors.ConfigError, match="one by one"):
+        queue.retry_dead(letters)  # type: ignore[arg-type]
+    assert queue.retry_dead(letters[0], letters[0].item, letters[1]) == 2
+    assert queue.join(30).done == 8
+    assert sorted(queue.results()) == list(range(8))
+
+
+def test_an_item_that_a_worker_cannot_rebuild_is_retried_as_it_was_put(
+    client: Client, cluster: Cluster, name: str
+) -> None:
+    queue: StatusableQueue[object] = client.queue(name, functions.said)
+    flag = f"test:{name}"
+    produce(queue, "p", [1, functions.Late(cluster.url, flag), 3])
+    with pytest.raises(errors.DeadLetters):
+        queue.join(30)
+    (letter,) = queue.dead_letters()
+    assert isinstance(letter.value, errors.NotDeserializable)  # here, as there
+    assert letter.attempts == 1
+    client._connection.redis.set(flag, 1)
+    assert queue.retry_dead() == 1
+    queue.join(30)
+    assert sorted(queue.results()) == ["1", "3", "Late"]
+
+
+def test_letters_are_retried_though_the_queue_downstream_was_begun_anew(
+    client: Client, cluster: Cluster, name: str
+) -> None:
+    last = client.queue(f"{name}-2", plus_one, job=name)
+    first = failed(client, cluster, name, into=last)
+    last.join(30)
+    last.reopen()
+    assert first.retry_dead() == 2
+    assert [status.state for status in client.job(name).wait(30)] == ["DRAINED", "DRAINED"]
+    assert sorted(last.results()) == [4, 6]
+
+
+def test_a_map_that_lost_an_item_has_one_outcome_for_each_and_no_letter(client: Client, name: str) -> None:
+    with pytest.raises(errors.ItemTimeout, match=r"item 2 of .*item_timeout= of a map"):
+        list(client.map(functions.Slow("deaf", 2), range(6), chunksize=1, job=name, item_timeout=0.2))
+    (queue,) = client.job(name).queues
+    assert queue.dead_items() == []
+    assert queue.status().dead == 0
+
+
 def _dead_of(queue: StatusableQueue[int]) -> list[str]:
     return until(queue.dead_items, "a dead letter")
 
@@ -133,7 +183,7 @@ def test_the_command_lists_shows_retries_and_drops(client: Client, cluster: Clus
     queue = failed(client, cluster, name)
     first, second = queue.dead_items()
     listed = run(cluster, "list", name)
-    expected = [f"{item} attempts=1 Odd: code {n} in run 1" for item, n in ((first, 3), (second, 5))]
+    expected = [f"{item} attempts=1 value={n} Odd: code {n} in run 1" for item, n in ((first, 3), (second, 5))]
     assert listed.stdout.splitlines() == expected
     lines = run(cluster, "list", "--json", name).stdout.splitlines()
     assert [json.loads(line)["value"] for line in lines] == ["3", "5"]
@@ -151,9 +201,9 @@ def test_the_command_says_what_is_wrong(client: Client, cluster: Cluster, name: 
     failed(client, cluster, name)
     for args, said in (
         (("retry", name), "Name the items, or give --all."),
-        (("drop", name, "1-1#3", "--all"), "Name the items, or give --all."),
+        (("drop", name, "1-1#3", "--all"), "Name the items, or give --all, not both."),
         (("show", name, "9-9#9"), "no dead letter '9-9#9'"),
-        (("list", "no-such-queue"), "UnknownJob"),
+        (("list", "no-such-queue"), "no job or queue 'no-such-queue'"),
     ):
         done = run(cluster, *args)
         assert done.returncode != 0

@@ -774,7 +774,7 @@ class TestGivingBack:
         letters: Any = redis.hgetall(key(queue, "dead"))
         assert list(letters) == [b"1-1#5"]
         assert letters[b"1-1#5"][:1] == b"L"
-        assert [data for name, data in results(queue) if name == "1-1/5:6"] == [b"X3"]
+        assert [data for name, data in results(queue) if name == "1-1/5:6"] == [b"L3 \t"]
         assert crashes == 6  # two with all, one with each smaller part that holds it, two alone
         assert redis.exists(key(queue, "chunks")) == 0
 
@@ -1138,7 +1138,7 @@ class TestResults:
         for _ in range(3):
             take(queue, ticket)
             (ticket,) = queue.release(ticket, crashed=True, cap=1) or [""]
-        assert (queue.status().unread, results(queue)[0]) == (1, ("1-1", b"X3"))
+        assert (queue.status().unread, results(queue)[0]) == (1, ("1-1", b"L3 \t"))
 
     def test_end_is_the_last_entry(self, redis: Redis) -> None:
         queue = make(redis)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 
 import pytest
 
@@ -39,6 +39,42 @@ def failing(n: int) -> object:
         return client.submit_to("few", odd_only, n).exception(100)
 
 
+def leave_with_a_call_out(n: int) -> int:
+    with Client() as client:
+        client.submit_to("few", square, n)
+    return n
+
+
+def join_the_last_of_two(n: int) -> int:
+    with Client() as client:
+        last = client.queue(f"last-{n}", square, job=f"two-{n}", workers="few")
+        first = client.queue(f"first-{n}", square, into=last, workers="few")
+        produce(first, "p", list(range(n)))
+        return last.join(100).done
+
+
+def put_into_a_full_queue(n: int) -> int:
+    with Client() as client:
+        queue = client.queue(f"full-{n}", square, workers="few", maxsize=2)
+        produce(queue, "p", list(range(20)))
+        return queue.join(100).done
+
+
+def exits(n: int) -> None:
+    raise SystemExit(n)
+
+
+def wait_for_one_that_exits(n: int) -> str:
+    with Client() as client:
+        queue = client.queue(f"exits-{n}", exits, workers="few", crash_limit=2)
+        produce(queue, "p", [1])
+        try:
+            queue.join(100)
+        except errors.DeadLetters as error:
+            return str(error.dead)
+        return "none"
+
+
 @pytest.fixture(scope="module", params=["prefork", "threads"])
 def few(request: pytest.FixtureRequest) -> Iterator[Cluster]:
     """A worker with two slots."""
@@ -65,6 +101,23 @@ def test_calls_that_wait_for_calls_end_however_deep(few: Cluster) -> None:
 def test_queues_that_are_joined_in_all_slots_end(few: Cluster) -> None:
     with few.client() as client:
         assert list(client.map(drained, range(20, 24), chunksize=1, workers="few", timeout=100)) == [20, 21, 22, 23]
+
+
+@pytest.mark.parametrize(
+    ("function", "n", "expected"),
+    [(leave_with_a_call_out, 7, 7), (join_the_last_of_two, 9, 9), (put_into_a_full_queue, 3, 20)],
+)
+def test_other_waits_in_all_slots_end(few: Cluster, function: Callable[[int], int], n: int, expected: int) -> None:
+    with few.client() as client:
+        futures = [client.submit_to("few", function, n + 100 * at) for at in range(3)]
+        got = [future.result(100) for future in futures]
+        assert got == [n + 100 * at if expected == n else expected for at in range(3)]
+
+
+def test_an_item_that_ends_its_process_does_not_end_who_waits_for_it(few: Cluster) -> None:
+    with few.client() as client:
+        futures = [client.submit_to("few", wait_for_one_that_exits, n) for n in range(3)]
+        assert [future.result(100) for future in futures] == ["1"] * 3
 
 
 def test_errors_come_out_of_what_was_done_in_place(few: Cluster) -> None:

@@ -52,6 +52,20 @@ def test_errors_that_are_not_named_are_not_retried(client: Client, cluster: Clus
     assert counted.runs()[1] == 1
 
 
+def test_a_nested_class_may_be_named(client: Client) -> None:
+    assert list(client.map(functions.bank, [1, 2], retries=1, retry_on=functions.Outer.Bank, backoff_s=0.01)) == [1, 2]
+
+    class Local(Exception):
+        pass
+
+    def fickle(n: int) -> int:
+        if current.attempt == 1:
+            raise Local
+        return n
+
+    assert list(client.map(fickle, [1, 2], retries=1, retry_on=Local, backoff_s=0.01)) == [1, 2]
+
+
 def test_an_item_that_waits_for_its_next_try_is_delayed_and_counted(
     client: Client, cluster: Cluster, name: str
 ) -> None:

@@ -88,7 +88,8 @@ def test_an_entry_tells_where_its_items_were_put() -> None:
 @pytest.mark.parametrize("sealer", [SEALER, PLAIN])
 def test_a_letter_holds_value_error_attempts_and_worker(sealer: Sealer) -> None:
     error = pack_error(ValueError("bad"), sealer.keyed)
-    record = b"S" + write_letter(sealer, "job", "queue", "1-1#2", [1], error, 3, "cpu@box")
+    payload = seal_values(sealer, "job", "queue", "1-1", ["a", "b", [1]])
+    record = b"S" + write_letter(sealer, "job", "queue", "1-1#2", error, 3, "cpu@box", payload)
     letter = read_letter(sealer, LEDGER, "1-1#2", record)
     assert (letter.item, letter.value, letter.attempts, letter.worker) == ("1-1#2", [1], 3, "cpu@box")
     assert isinstance(letter.error, ValueError)
@@ -99,17 +100,28 @@ def test_a_letter_holds_value_error_attempts_and_worker(sealer: Sealer) -> None:
 
 def test_a_letter_by_a_script_is_read_out_of_the_chunk_that_was_put() -> None:
     payload = seal_values(SEALER, "job", "queue", "1-1", ["a", "b", "c"])
-    record = b"L" + struct.pack("<IIBBB", 1, 1, 2, 1, 0) + payload
+    about = b"cpu@box\tsignal 9 (SIGKILL)"
+    record = b"L" + struct.pack("<I", len(about)) + about + struct.pack("<IIBBB", 1, 1, 2, 1, 0) + payload
     letter = read_letter(SEALER, LEDGER, "1-1#1", record)
-    assert (letter.value, letter.attempts, letter.worker) == ("b", 3, "")
+    assert (letter.value, letter.attempts, letter.worker) == ("b", 3, "cpu@box")
     assert isinstance(letter.error, WorkerLost)
-    assert "item 1 of queue job/queue was given up after 3 attempts" in str(letter.error)
+    assert "item 1-1#1 of queue job/queue was given up after 3 attempts" in str(letter.error)
+    assert "(the last time: signal 9 (SIGKILL) on cpu@box)" in str(letter.error)
+
+
+def test_a_letter_whose_value_cannot_be_rebuilt_here_tells_all_the_rest() -> None:
+    payload = seal_dumped(SEALER, "job", "queue", "1-1", [SEALER.dump(Missing())])
+    error = pack_error(ValueError("bad"), True)
+    record = b"S" + write_letter(SEALER, "job", "queue", "1-1#0", error, 2, "w", payload)
+    letter = read_letter(SEALER, LEDGER, "1-1#0", record)
+    assert isinstance(letter.value, NotDeserializable)
+    assert (letter.attempts, letter.worker, letter.error.args) == (2, "w", ("bad",))
 
 
 def test_a_letter_of_an_item_that_took_too_long_says_what_time_it_had() -> None:
     payload = seal_values(SEALER, "job", "queue", "1-1", ["a", "b", "c"])
-    record = b"T" + struct.pack("<I", 2500) + struct.pack("<IIBBB", 1, 1, 0, 0, 2) + payload
+    record = b"T" + struct.pack("<I", 5) + b"\t2500" + struct.pack("<IIBBB", 1, 1, 0, 0, 2) + payload
     letter = read_letter(SEALER, LEDGER, "1-1#1", record)
     assert (letter.value, letter.attempts, letter.worker) == ("b", 2, "")
     assert isinstance(letter.error, ItemTimeout)
-    assert "item 1 of queue job/queue ran for longer than its timeout of 2.5 s, 2 times" in str(letter.error)
+    assert "item 1-1#1 of queue job/queue ran for longer than its timeout of 2.5 s, 2 times" in str(letter.error)

@@ -66,7 +66,7 @@ def test_a_policy_travels_as_plain_data_and_through_the_ledgers_fields() -> None
         ({"backoff_s": 0}, "backoff_s must be a number of seconds, more than 0, got 0"),
         ({"timeout": -2}, "timeout must be a number of seconds, more than 0, got -2"),
         ({"timeout": -2, "timeout_name": "item_timeout"}, "item_timeout must be a number of seconds"),
-        ({"retry_on": "ValueError"}, "retry_on must be an exception class, or several in a tuple, got 'V'"),
+        ({"retry_on": "ValueError"}, "retry_on must be an exception class, or several in a tuple, got 'ValueError'"),
         ({"retry_on": ValueError("x")}, "retry_on must be an exception class"),
         ({"retry_on": (int,)}, "retry_on must be an exception class"),
         ({"retry_on": ()}, "leave it out to retry on every Exception"),

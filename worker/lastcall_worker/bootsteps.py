@@ -53,7 +53,7 @@ class WatchStep(bootsteps.StartStopStep):
 
     def start(self, worker: Any) -> None:
         prefork = pool_name(worker.pool) == "prefork"
-        worker.lastcall_watch = Watch(worker.pool, worker.app.lastcall_settings, prefork=prefork)
+        worker.lastcall_watch = Watch(str(worker.hostname), worker.pool, worker.app.lastcall_settings, prefork=prefork)
         worker.lastcall_watch.start()
         # Until all is over: the pool still runs when the steps are stopped.
         signals.worker_shutdown.connect(self._over, sender=worker)

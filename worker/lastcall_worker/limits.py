@@ -29,7 +29,7 @@ GRACE_S: Final = 1.0  # from the alarm until the process is killed
 _ROWS: Final = 4096
 _ROW: Final = 1024
 _A_PROCESS: Final = 8  # rows of a prefork child: one, and more where a function waits for others and runs them
-_FACTS = struct.Struct("<dIIqI480s480s")  # deadline, pid, item, delay, timeout, chunk, "address ticket"
+_FACTS = struct.Struct("<dIIqq480s480s")  # deadline, pid, item, delay, timeout, chunk, "address ticket"
 _TEXT_BYTES: Final = 480
 _DEADLINES_APART: Final = _ROW // 8
 
@@ -71,15 +71,21 @@ class Table:
         self._deadlines[row * _DEADLINES_APART] = time.monotonic() + timeout_s + grace_s
         return True
 
-    def clear(self, row: int) -> None:
-        """Nothing with a timeout is run there."""
-        if row < _ROWS:
-            self._deadlines[row * _DEADLINES_APART] = 0.0
+    def clear(self, row: int) -> bool:
+        """Nothing with a timeout is run there. False if it had been dealt with as late."""
+        if row >= _ROWS:
+            return True
+        at = row * _DEADLINES_APART
+        in_time = self._deadlines[at] != 0.0
+        self._deadlines[at] = 0.0
+        return in_time
 
-    def settled(self, late: Late) -> None:
-        """It was dealt with."""
-        if self._deadlines[late.row * _DEADLINES_APART] == late.deadline:
+    def settled(self, late: Late) -> bool:
+        """It was dealt with. False if something else is run there by now, or nothing."""
+        still = bool(self._deadlines[late.row * _DEADLINES_APART] == late.deadline)
+        if still:
             self.clear(late.row)
+        return still
 
     def late(self) -> list[Late]:
         """What should have ended by now."""
@@ -150,5 +156,20 @@ def alarm(timeout_s: float, error: Callable[[], BaseException]) -> Iterator[None
         armed = False
         signal.setitimer(signal.ITIMER_REAL, 0)
         signal.signal(signal.SIGALRM, before)
+        if left_s:
+            signal.setitimer(signal.ITIMER_REAL, max(left_s - (time.monotonic() - began), 1e-6), every_s)
+
+
+@contextlib.contextmanager
+def no_alarm() -> Iterator[None]:
+    """Inside no alarm rings that was set outside; one whose time comes meanwhile rings afterwards."""
+    if not has_alarm():
+        yield
+        return
+    left_s, every_s = signal.setitimer(signal.ITIMER_REAL, 0)
+    began = time.monotonic()
+    try:
+        yield
+    finally:
         if left_s:
             signal.setitimer(signal.ITIMER_REAL, max(left_s - (time.monotonic() - began), 1e-6), every_s)

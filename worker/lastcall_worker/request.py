@@ -84,12 +84,16 @@ class SlotRequest(Request):
             threading.Thread(
                 target=give_back,
                 args=(self.app.lastcall_settings, self.address, self.ticket),
-                kwargs={"crashed": state.should_terminate is None, "why": _reason(error)},
+                kwargs={
+                    "crashed": state.should_terminate is None,
+                    "why": _reason(error),
+                    "node": str(self.hostname),
+                },
                 name="lastcall-give-back",
             ).start()
 
 
-def give_back(settings: Settings, address: str, ticket: str, *, crashed: bool, why: str) -> None:
+def give_back(settings: Settings, address: str, ticket: str, *, crashed: bool, why: str, node: str) -> None:
     """End a ticket whose slot is gone, and send the tickets that its chunks need now."""
     queue = shown(*split(address))
     until = time.monotonic() + settings.lease_s
@@ -98,7 +102,7 @@ def give_back(settings: Settings, address: str, ticket: str, *, crashed: bool, w
             connection = Connection.of(settings)
             ledger = Ledger.open(connection.asking, *split(address))
             celery_queue = ledger.meta().get("celery", b"").decode()
-            tickets = ledger.release(ticket, crashed=crashed, cap=connection.slots(celery_queue))
+            tickets = ledger.release(ticket, crashed=crashed, cap=connection.slots(celery_queue), worker=node, why=why)
             connection.send(celery_queue, address, tickets)
             break
         except UnknownJob:

@@ -37,7 +37,7 @@ from lastcall.errors import (
 )
 from lastcall.letters import write_letter
 from lastcall.outcome import PackedError, pack_error
-from lastcall.payload import CALL, STAR, Outcome, open_each, open_items, seal_outcome, seal_part, seal_values
+from lastcall.payload import CALL, STAR, Outcome, open_each, open_items, seal_outcome, seal_parts, seal_values
 from lastcall.policy import Policy
 from lastcall.registry import Registry
 from lastcall.state import keys
@@ -148,10 +148,18 @@ class Station:
             self._functions[key] = function
         return function
 
+    def served(self) -> Sequence[str]:
+        """The Celery queues that this worker serves."""
+        return next((info.queues for info in self.registry.known() if info.node == self.node), ())
+
     def refused(self) -> None:
         """Count an envelope that was not genuine, for `lastcall status`."""
         with suppress(RedisError):  # the error that is kept for it matters more
             self.redis.hincrby(keys.REFUSED, self.node, 1)
+
+
+class TicketOver(BaseException):
+    """The worker has ended this slot's ticket, since an item was late: the rest of the chunk is others' by now."""
 
 
 class Running:
@@ -187,13 +195,15 @@ class Running:
         return self.chunk.tries + 1
 
     def help(self, ledger: Ledger) -> bool:
-        """Run a ready chunk of another queue here and now, if it travels through the same Celery queue."""
+        """Run a ready chunk of another queue here and now, if this worker serves that."""
         station = self.slot.station
         with _station(station.app, station.settings, station.node) as other:
             work = other.work(ledger.address)
-            if work is None or work.celery != self._work.celery:
+            if work is None or work.celery not in other.served():
                 return False
-            return Slot(other, ledger.address, f"helper-{uuid.uuid4().hex}", self.slot.events).run_one(work)
+            helper = Slot(other, ledger.address, f"helper-{uuid.uuid4().hex}", self.slot.events)
+            with limits.no_alarm():  # the time limit of who waits is not that of what it does meanwhile
+                return helper.run_one(work)
 
 
 class Slot:
@@ -226,7 +236,10 @@ class Slot:
             completions, busy_s, waited = [], 0.0, False
             if claim.chunks:
                 began = time.perf_counter()
-                completions = [self._complete(work, chunk) for chunk in claim.chunks]
+                try:
+                    completions = [self._complete(work, chunk) for chunk in claim.chunks]
+                except TicketOver:
+                    break
                 busy_s = time.perf_counter() - began
                 # Very short chunks are taken several at a time; one that is not, alone.
                 want = max(1, min(_MOST_CHUNKS, int(_HAND_S * len(completions) / max(busy_s, 1e-6))))
@@ -290,9 +303,15 @@ class Slot:
         heart = Connection.of(station.settings).heart  # the worker renews the tickets that it was sent
         heart.hold_ticket(ledger, self.ticket, _nothing)
         try:
-            claim = self._next(work, 1, [], False, 0.0)
+            # The newest: what is waited for was put last, and what is older may wait for it.
+            claim = self._next(work, -1, [], False, 0.0)
             completions = [self._complete(work, chunk) for chunk in claim.chunks]
             left = self._next(work, 0, completions, False, 0.0)
+        except TicketOver:
+            return True
+        except SystemExit as error:  # the helped item's doing, not of the one that waits for it
+            ledger.release(self.ticket, crashed=True, worker=station.node, why=f"it ended by {error!r}")
+            return True
         except BaseException:
             with suppress(RedisError, LastcallError):  # its lease runs out
                 ledger.release(self.ticket)
@@ -389,6 +408,8 @@ class Slot:
                     for item in left:
                         append(function(item))
                     return values, errors
+                except TicketOver:
+                    raise
                 except (SystemExit, KeyboardInterrupt):
                     if threading.current_thread() is threading.main_thread():
                         raise  # the process is told to end: what is in hand comes back to the queue
@@ -415,13 +436,15 @@ class Slot:
             chunk, at = running.chunk, running.at
             error = ItemTimeout(work.ledger.shown, chunk.start + at, policy.timeout_s, chunk.raises + 1)
             delay_ms = policy.delay_ms(chunk.raises) if policy.retries_after(error, chunk.raises) else None
-            if not table.write(row, self.address, self.ticket, chunk.id, at, delay_ms, policy.timeout_s):
+            written = table.write(row, self.address, self.ticket, chunk.id, at, delay_ms, policy.timeout_s)
+            if not written:
                 _log.warning("queue %s: nobody looks at the timeout of item %s", work.ledger.shown, running.item)
             try:
                 with limits.alarm(policy.timeout_s, lambda: error):
                     return function(item)
             finally:
-                table.clear(row)
+                if not table.clear(row) and written:
+                    raise TicketOver
 
         return limited
 
@@ -450,35 +473,28 @@ class Slot:
                 break
             except NotSerializable:
                 self._find_unserializable(chunk, values, errors)
-        dead = len(errors) - len(again) if work.on_error == "dead" else 0
+        dead = [at for at in errors if at not in again] if work.on_error == "dead" else []
+        alone = self._alone(work, chunk, [*dead, *again]) if dead or again else {}
         letters = []
-        if dead:
-            with suppress(BadEnvelope, NotDeserializable):  # as they were put: the function may have changed them
-                items = open_items(sealer, ledger.job, ledger.name, chunk)
-            for at, error in errors.items():
-                if at in again:
-                    continue
-                item = f"{chunk.root}#{chunk.start + at}"
-                letters.append((item, self._letter(work, item, items[at], error, chunk.tries + 1)))
-        retried = [self._again(work, chunk, at, delay_ms) for at, delay_ms in again.items()]
-        return Completion(chunk.id, len(values) - dead - len(retried), dead, outcome, outputs, retried, letters)
+        for at in dead:
+            item = f"{chunk.root}#{chunk.start + at}"
+            about = (errors[at], chunk.tries + 1, station.node)
+            letters.append((item, write_letter(sealer, ledger.job, ledger.name, item, *about, alone[at])))
+        retried = [
+            Again(chunk.start + at, chunk.raises + 1, delay_ms, alone[at], chunk.crashes, chunk.losses)
+            for at, delay_ms in again.items()
+        ]
+        done = len(values) - len(dead) - len(retried)
+        return Completion(chunk.id, done, len(dead), outcome, outputs, retried, letters)
 
-    def _again(self, work: Work, chunk: Chunk, at: int, delay_ms: int) -> Again:
-        payload = chunk.payload  # alone, it is in it as it was put
-        if chunk.items > 1:
-            payload = seal_part(self.station.sealer, work.ledger.job, work.ledger.name, chunk, at)
-        return Again(chunk.start + at, chunk.raises + 1, delay_ms, payload, chunk.crashes, chunk.losses)
-
-    def _letter(self, work: Work, item: str, value: Any, error: PackedError, tries: int) -> bytes:
-        station, ledger = self.station, work.ledger
-
-        def write(kept: Any) -> bytes:
-            return write_letter(station.sealer, ledger.job, ledger.name, item, kept, error, tries, station.node)
-
+    def _alone(self, work: Work, chunk: Chunk, positions: Sequence[int]) -> dict[int, bytes]:
+        """Payloads with one item each, as it was put; the whole chunk's, where it is not genuine."""
+        if chunk.items == 1:
+            return dict.fromkeys(positions, chunk.payload)
         try:
-            return write(value)
-        except NotSerializable:  # it came, but does not go back
-            return write(_repr.repr(value))
+            return seal_parts(self.station.sealer, work.ledger.job, work.ledger.name, chunk, positions)
+        except (BadEnvelope, NotDeserializable):
+            return dict.fromkeys(positions, chunk.payload)
 
     def _outputs(self, work: Work, chunk: Chunk, values: list[Any]) -> list[Output]:
         if not values:

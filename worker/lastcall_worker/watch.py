@@ -32,9 +32,10 @@ _LOOK_S: Final = 0.2
 
 
 class Watch:
-    """One worker's thread. pool: Celery's; prefork: whether its slots are processes."""
+    """One worker's thread. node: its name; pool: Celery's; prefork: whether its slots are processes."""
 
-    def __init__(self, pool: Any, settings: Settings, *, prefork: bool) -> None:
+    def __init__(self, node: str, pool: Any, settings: Settings, *, prefork: bool) -> None:
+        self._node = node
         self._pool = pool
         self._settings = settings
         self._prefork = prefork
@@ -69,11 +70,18 @@ class Watch:
             ledger = Ledger.open(connection.redis, *split(late.address))
             celery_queue = ledger.meta().get("celery", b"").decode()
             tickets = ledger.overrun(
-                late.ticket, late.chunk, late.item, late.delay_ms, late.timeout_ms, cap=connection.slots(celery_queue)
-            )
-            limits.table.settled(late)
+                late.ticket, late.chunk, late.item, late.delay_ms, late.timeout_ms,
+                cap=connection.slots(celery_queue), worker=self._node,
+            )  # fmt: skip
+            still = limits.table.settled(late)
             if tickets is None:
-                return  # it has ended meanwhile, or its process has
+                # The ticket is over: its queue has ended, or the lease has. What hangs there hangs all the same.
+                if still and self._prefork:
+                    _log.error(
+                        "process %d is killed: an item that nobody waits for any more ran for too long", late.pid
+                    )
+                    _kill(late.pid)
+                return
             _log.error(
                 "queue %s: an item of chunk %s ran for longer than its timeout of %g s; it %s%s",
                 *(queue, late.chunk, late.timeout_ms / 1000),
@@ -85,7 +93,8 @@ class Watch:
             connection.send(celery_queue, late.address, tickets)
             self._away = False
         except UnknownJob:
-            limits.table.settled(late)
+            if limits.table.settled(late) and self._prefork:
+                _kill(late.pid)
         except (LastcallError, RedisError, OSError) as error:
             # The next look tries again.
             if not self._away:

@@ -13,11 +13,11 @@ from rich.console import Console
 from rich.table import Table
 
 from lastcall.client import Client
-from lastcall.errors import BadEnvelope, ConfigError, NotDeserializable
+from lastcall.errors import BadEnvelope, ConfigError, UnknownJob
 from lastcall.letters import DeadLetter
 from lastcall.queue import StatusableQueue, attach
 from lastcall.settings import Settings
-from lastcall.state.ledger import address, split
+from lastcall.state.ledger import address, queues_of, split
 
 _repr = Repr()
 _repr.maxstring = _repr.maxother = 60
@@ -39,7 +39,8 @@ def list_(queue: str, as_json: bool) -> None:
     with _queue(queue) as found:
         console = Console()
         table = Table("item", "attempts", "error", "worker", "value")
-        for item in found.dead_items():
+        items = found.dead_items()
+        for item in items:
             letter = _read(found, item)
             if as_json:
                 click.echo(json.dumps(_plain(letter)))
@@ -49,9 +50,13 @@ def list_(queue: str, as_json: bool) -> None:
                     _repr.repr(letter.value),
                 )  # fmt: skip
             else:
-                click.echo(f"{letter.item} attempts={letter.attempts} {_short_error(letter)}")
+                value = _repr.repr(letter.value)
+                click.echo(f"{letter.item} attempts={letter.attempts} value={value} {_short_error(letter)}")
         if table.row_count:
             console.print(table)
+        if not items:
+            dropped = found.status().dead
+            click.echo(f"no dead letters{f', {dropped} were dropped' if dropped else ''}", err=True)
 
 
 @command.command()
@@ -101,19 +106,25 @@ def _queue(name: str) -> Iterator[StatusableQueue[Any]]:
         raise ConfigError("LASTCALL_URL", "set to the server of the queue", "nothing",
                           "such as LASTCALL_URL=redis://localhost:6379/0")  # fmt: skip
     with Client() as client:
-        yield attach(client.settings, address(*split(name)))
+        job, queue = split(name)
+        if "/" not in name:
+            # A job that has but one queue, such as a map, is meant by its own name.
+            with contextlib.suppress(UnknownJob):
+                names = queues_of(client._connection.redis, job)
+                queue = queue if queue in names or len(names) > 1 else names[0]
+        yield attach(client.settings, address(job, queue))
 
 
 def _check(items: tuple[str, ...], everything: bool) -> None:
     if bool(items) == everything:
-        raise click.UsageError("Name the items, or give --all.")
+        raise click.UsageError("Name the items, or give --all" + (", not both." if items else "."))
 
 
 def _read(queue: StatusableQueue[Any], item: str) -> DeadLetter:
     """A letter, or one that says why it cannot be read here."""
     try:
         return queue.dead_letter(item)
-    except (BadEnvelope, NotDeserializable) as error:
+    except BadEnvelope as error:
         return DeadLetter(item, "(not readable here)", error, 0, "")
 
 

@@ -109,15 +109,6 @@ class Completion:
         return args
 
 
-class Letter(NamedTuple):
-    """A dead letter that is to be run again, as a chunk of its own."""
-
-    item: str
-    chunk: str
-    start: int
-    payload: bytes
-
-
 class Claim(NamedTuple):
     """What `next` gave: chunks; or nothing; or the end, with the queue's state; or `lost`."""
 
@@ -279,6 +270,15 @@ class Ledger:
                 return cls(redis, job, names)
             names.append(down.decode())
 
+    def names_of_job(self) -> list[str]:
+        """The queues of its job, in no order; none if it has expired."""
+        fields: Any = self.redis.hkeys(keys.of_job(self.job, "job"))
+        return [f.decode().removeprefix("queue:") for f in fields if f.startswith(b"queue:")]
+
+    def other(self, name: str) -> Ledger:
+        """Another queue of its job, to be named."""
+        return Ledger(self.redis, self.job, [name])
+
     @property
     def address(self) -> str:
         return address(self.job, self.name)
@@ -391,7 +391,7 @@ class Ledger:
         self, ticket: str, nonce: str, lease_ms: int, want: int, *,
         completions: Sequence[Completion] = (), waited: bool = False, downstream_cap: int = 0, busy_us: int = 0,
     ) -> Claim:  # fmt: skip
-        """Complete the chunks in hand and claim up to `want` others; want=0 gives the ticket back.
+        """Complete the chunks in hand and claim up to `want` others; 0 gives the ticket back, -1 claims the newest.
 
         waited: the slot waited at the bell and was not rung for.
         busy_us: what the completions took together.
@@ -412,17 +412,28 @@ class Ledger:
             return Claim([], _texts(reply[2]), [], ended=_text(reply[1]))
         return Claim([], [], [], lost=True)
 
-    def release(self, ticket: str, *, crashed: bool = False, processed: int = 0, cap: int = 0) -> list[str]:
+    def release(
+        self, ticket: str, *, crashed: bool = False, processed: int = 0, cap: int = 0, worker: str = "", why: str = ""
+    ) -> list[str]:
         """End a ticket and give back what it held. Gives the tickets that are to be sent.
 
-        processed: items of its first chunk that are done. A ticket that is not valid is passed over.
+        processed: items of its first chunk that are done. worker, why: said of an item that is given up for it.
+        A ticket that is not valid is passed over.
         """
         how = "crash" if crashed else "return"
-        reply = script("release")(self.redis, self._keys, ticket, how, processed, cap)
+        reply = script("release")(self.redis, self._keys, ticket, how, processed, cap, f"{worker}\t{why}")
         return _texts(reply[2]) if reply[0] == Code.OK else []
 
     def overrun(
-        self, ticket: str, chunk: str, item: int, delay_ms: int | None, timeout_ms: int, *, cap: int = 0
+        self,
+        ticket: str,
+        chunk: str,
+        item: int,
+        delay_ms: int | None,
+        timeout_ms: int,
+        *,
+        cap: int = 0,
+        worker: str = "",
     ) -> list[str] | None:
         """End a ticket whose item (counted in that chunk of its hand, from 0) runs for longer than `timeout_ms`.
 
@@ -430,15 +441,15 @@ class Ledger:
         ticket does not hold that chunk any more, where nothing is done.
         """
         delay = -1 if delay_ms is None else delay_ms
-        reply = script("overrun")(self.redis, self._keys, ticket, chunk, item, delay, timeout_ms, cap)
+        reply = script("overrun")(self.redis, self._keys, ticket, chunk, item, delay, f"{worker}\t{timeout_ms}", cap)
         return _texts(reply[1]) if reply[0] == Code.OK else None
 
-    def revive(self, letters: Sequence[Letter], cap: int) -> tuple[int, list[str]]:
+    def revive(self, items: Sequence[str], cap: int) -> tuple[int, list[str]]:
         """Run dead letters again, in a new epoch if the queue has ended. Gives how many, and the tickets to send.
 
         Raises QueueFinished if it was cancelled, or one downstream of it was; UnknownJob if one has expired.
         """
-        reply = script("revive")(self.redis, self._keys, cap, *(part for letter in letters for part in letter))
+        reply = script("revive")(self.redis, self._keys, cap, *items)
         if reply[0] == Code.ENDED:
             raise QueueFinished(shown(self.job, self.names[reply[2] - 1]), _text(reply[1]))
         if reply[0] == Code.UNKNOWN:
@@ -521,8 +532,7 @@ class Ledger:
 
 def queues_of(redis: Redis, job: str) -> list[str]:
     """The names of a job's queues, in no order. Raises UnknownJob."""
-    fields: Any = redis.hkeys(keys.of_job(job, "job"))
-    names = [f.decode().removeprefix("queue:") for f in fields if f.startswith(b"queue:")]
+    names = Ledger(redis, job, [job]).names_of_job()
     if not names:
         raise UnknownJob(job)
     return names

@@ -5,22 +5,26 @@
   timeout  the item `at` (from 0) of its chunk `late` took too long: it alone is tried again after `delay` ms or, where
            that is below 0, given up; `timeout` is what it had, in ms
   From the second crash or loss on a chunk is halved, so that the item which kills its slot comes to stand alone, and
-  alone it becomes a dead letter at `crash_limit` of them. ]]
-local function give_up(i, id, counts, payload, timeout)
+  alone, also in its slot's hand, it becomes a dead letter at `crash_limit` of them. `about` is said there. ]]
+-- A dead letter: its kind, how long what is said about it is, that, and the item as a chunk of its own (letters.py).
+local function give_up(i, id, counts, payload, kind, about)
   local n, start, crashes, losses, raises = unpack(counts)
   local tries = crashes + losses + raises
-  add(i, 'dead', n)
+  local is_result = get(i, 'on_error') == 'return'  -- then what became of it is no letter, but told to its reader alone
+  add(i, is_result and 'done' or 'dead', n)
   add(i, 'bytes', -#payload)
-  local record, said = 'L', 'X' .. tries
-  if timeout then record, said = 'T' .. struct.pack('<I4', timeout), 'T' .. tries .. ' ' .. timeout end
-  redis.call('HSET', key(i, DEAD), string.match(id, '^[^/]+') .. '#' .. start, record .. pack_chunk(counts, payload))
-  if get(i, 'results') ~= 'discard' then
-    redis.call('XADD', key(i, RESULTS), '*', id, said)
+  if not is_result then
+    redis.call('HSET', key(i, DEAD), string.match(id, '^[^/]+') .. '#' .. start,
+      kind .. struct.pack('<I4', #about) .. about .. pack_chunk(counts, payload))
+  end
+  -- A stage's results nobody reads, nor those of a queue without a function.
+  if i == DEPTH and get(i, 'results') ~= 'discard' and (get(i, 'identity') or '') ~= '' then
+    redis.call('XADD', key(i, RESULTS), '*', id, kind .. tries .. ' ' .. about)
     if get(i, 'results') == 'once' then add(i, 'unread', n) end
   end
 end
 
-local function giveback(i, ticket, how, at, late, delay, timeout)
+local function giveback(i, ticket, how, about, at, late, delay)
   local held = redis.call('HGET', key(i, HELD), ticket)
   redis.call('ZREM', key(i, TICKETS), ticket)
   if not held then return 0 end
@@ -65,7 +69,7 @@ local function giveback(i, ticket, how, at, late, delay, timeout)
       if n > 1 then id = part(item, item + 1) end
       local counts = {1, item, crashes, losses, math.min(raises + 1, 255)}
       if delay < 0 then
-        give_up(i, id, counts, payload, timeout)
+        give_up(i, id, counts, payload, 'T', about)
       else
         redis.call('HSET', key(i, CHUNKS), id, pack_chunk(counts, payload))
         redis.call('ZADD', key(i, DELAYED), now() + delay, id)
@@ -75,8 +79,8 @@ local function giveback(i, ticket, how, at, late, delay, timeout)
         add(i, 'bytes', #payload)
         ready_again(part(start, item), {at, start, crashes, losses, raises}, payload)
       end
-    elseif died and n == 1 and crashes + losses >= num(i, 'crash_limit') then
-      give_up(i, id, {n, start, crashes, losses, raises}, payload)
+    elseif died and n == 1 and #ids == 1 and crashes + losses >= num(i, 'crash_limit') then
+      give_up(i, id, {n, start, crashes, losses, raises}, payload, 'L', about)
     elseif died and n > 1 and crashes + losses >= 2 then
       local half, after = math.floor(n / 2), losses > 0 and {0, 1} or {1, 0}
       add(i, 'bytes', #payload)

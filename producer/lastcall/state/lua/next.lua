@@ -1,7 +1,7 @@
 #!lua flags=allow-oom
 --[[ next: complete the chunks in hand, if any, and claim the oldest ready ones, in one round trip.
   KEYS  the queue's, then those downstream of it (_queue.lua)
-  ARGV[1] ticket   ARGV[2] the slot's nonce   ARGV[3] lease in ms   ARGV[4] chunks wanted, 0 to leave
+  ARGV[1] ticket   ARGV[2] the slot's nonce   ARGV[3] lease in ms   ARGV[4] chunks wanted, 0 to leave, -1 for the newest one
   ARGV[5] "1" if the slot waited and was not woken   ARGV[6] cap on the tickets of the queue downstream
   ARGV[7] microseconds that the completions took
   ARGV[8] number of completions, then for each: chunk id, items done, items dead, outcome or "", outputs n, n x (chunk id, items, payload), retries n,
@@ -17,7 +17,7 @@
 --@include _settle
 --@include _complete
 --@include _due
-local ticket, nonce, want = ARGV[1], ARGV[2], math.min(tonumber(ARGV[4]), 1000)
+local ticket, nonce, want, newest = ARGV[1], ARGV[2], math.min(math.abs(ARGV[4]), 1000), ARGV[4] == '-1'
 load(1, 'state', 'ready', 'leased', 'delayed', 'holding', 'waiting', 'done', 'dead', 'bytes', 'busy', 'results', 'bounded',
   'alone', 'suspects', 'patience')
 local state = get(1, 'state')
@@ -60,7 +60,15 @@ elseif want > 0 then
       local length = redis.call('LLEN', key(1, READY))
       want = math.min(want, math.ceil(length / math.max(1, redis.call('ZCARD', key(1, TICKETS)))))
     end
-    ids = redis.call('LPOP', key(1, READY), want)
+    if newest then
+      ids = redis.call('RPOP', key(1, READY), 1)
+    else
+      ids = redis.call('LPOP', key(1, READY), want)
+    end
+    if newest and num(1, 'leased') > 0 and is_suspect(1, {unpack_chunk(redis.call('HGET', key(1, CHUNKS), ids[1]))}) then
+      redis.call('RPUSH', key(1, READY), ids[1])
+      ids = {}
+    end
   end
 end
 local chunks, record = {}, {nonce}

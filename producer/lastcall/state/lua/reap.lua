@@ -39,7 +39,7 @@ for _, producer in ipairs(redis.call('ZRANGEBYSCORE', key(1, LEASES), '-inf', no
 end
 for _, ticket in ipairs(redis.call('ZRANGEBYSCORE', key(1, TICKETS), '-inf', now())) do
   if redis.call('HEXISTS', key(1, HELD), ticket) == 1 then
-    giveback(1, ticket, 'lost', 0)
+    giveback(1, ticket, 'lost', '\tits lease ran out', 0)
     lost_tickets[#lost_tickets + 1] = ticket
   elseif ARGV[2] == '1' then
     redis.call('ZREM', key(1, TICKETS), ticket)

@@ -2,7 +2,7 @@
 --[[ revive: run dead letters again. A queue that has ended goes on in a new epoch, with its counters and results, and so
   do those downstream of it, whose producer it is again; they end when the letters are through.
   KEYS  the queue's, then those downstream of it (_queue.lua)
-  ARGV[1] cap on tickets, then for each letter: item, chunk id, first item, payload
+  ARGV[1] cap on tickets   ARGV[2...] items
   A letter that is not there any more is passed over: somebody else has revived it, or this was sent before.
   Returns {1 OK, letters revived, tickets to send} | {-2 ENDED, state, number of the queue} one was cancelled
         | {-3 UNKNOWN, number of the queue} one is not there any more ]]
@@ -14,9 +14,14 @@ for i = 1, DEPTH do
   if not state then return {UNKNOWN, i} end
   if state == 'CANCELLED' then return {ENDED, state, i} end
 end
-local found = {}
-for at = 2, #ARGV, 4 do
-  if redis.call('HEXISTS', key(1, DEAD), ARGV[at]) == 1 then found[#found + 1] = at end
+local found, records = {}, {}
+for at = 2, #ARGV do
+  local item = ARGV[at]
+  local record = not records[item] and redis.call('HGET', key(1, DEAD), item)
+  if record then
+    found[#found + 1] = item
+    records[item] = record
+  end
 end
 if #found == 0 then return {OK, 0, {}} end
 
@@ -36,8 +41,14 @@ for i = DEPTH, 1, -1 do
     go_on(i)
     if i < DEPTH then  -- that one has begun to go on before this, or has not ended
       local stage = 'stage:' .. get(i, 'name')
-      local index, _, seq, items, how = string.match(
-        redis.call('HGET', key(i + 1, PRODUCERS), stage), '^(%d+) (%d+) (%d+) (%d+) (%a+)$')
+      local was = redis.call('HGET', key(i + 1, PRODUCERS), stage)
+      if not was then  -- that one was begun anew since
+        add(i + 1, 'last_index', 1)
+        add(i + 1, 'come', 1)
+        was = num(i + 1, 'last_index') .. ' 0 0 0 left'
+      end
+      local index, _, seq, items, how = string.match(was, '^(%d+) (%d+) (%d+) (%d+) (%a+)$')
+      set(i, 'down_index', index)
       redis.call('HSET', key(i + 1, PRODUCERS), stage, table.concat({index, num(i, 'epoch'), seq, items, 'live'}, ' '))
       add(i + 1, 'live', 1)
       add(i + 1, 'stages', 1)
@@ -46,10 +57,12 @@ for i = DEPTH, 1, -1 do
     end
   end
 end
-for _, at in ipairs(found) do
-  local id, payload = ARGV[at + 1], ARGV[at + 3]
-  redis.call('HDEL', key(1, DEAD), ARGV[at])
-  redis.call('HSET', key(1, CHUNKS), id, pack_chunk({1, tonumber(ARGV[at + 2]), 0, 0, 0}, payload))
+for _, item in ipairs(found) do
+  local chunk = string.sub(records[item], 6 + struct.unpack('<I4', records[item], 2))
+  local root, start = string.match(item, '^(.*)#(%d+)$')
+  local id, payload = root .. '/' .. start .. ':' .. (start + 1), string.sub(chunk, PAYLOAD)
+  redis.call('HDEL', key(1, DEAD), item)
+  redis.call('HSET', key(1, CHUNKS), id, pack_chunk({1, tonumber(start), 0, 0, 0}, payload))
   redis.call('RPUSH', key(1, READY), id)
   add(1, 'bytes', #payload)
 end
