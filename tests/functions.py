@@ -14,7 +14,7 @@ from typing import Any
 
 import redis
 
-from lastcall import current, task
+from lastcall import Pool, current, task
 
 
 def square(n: int) -> int:
@@ -357,3 +357,43 @@ def starve_memory(n: int) -> int:
         return len(bytearray(4 << 30)) if n == 3 else n
     finally:
         resource.setrlimit(resource.RLIMIT_AS, (resource.RLIM_INFINITY, resource.RLIM_INFINITY))
+
+
+# What pools run
+
+_set_up: list[object] = []  # of each process
+_of_thread = threading.local()
+
+
+def set_up(*what: object) -> None:
+    """An initializer."""
+    _set_up.append(what)
+    _of_thread.times = getattr(_of_thread, "times", 0) + 1
+    _of_thread.what = what
+
+
+def was_set_up(_: object = None) -> tuple[int, int, int, object]:
+    """Process, thread, how often its newest initializer was run there for it, and what with."""
+    return os.getpid(), threading.get_ident(), _set_up.count(_of_thread.what), _of_thread.what
+
+
+def cannot_set_up(what: str) -> None:
+    raise OSError(f"there is no {what}")
+
+
+def pass_in_turn(gates: dict[str, Gate], name: str) -> str:
+    """Wait at the gate of this name."""
+    return str(gates[name](name))
+
+
+def gate_of(pair: tuple[Gate, Any]) -> Any:
+    """Wait at a gate; None: at none."""
+    gate, value = pair
+    return value if gate is None else gate(value)
+
+
+def sum_by_pool(n: int) -> int:
+    """A function on a worker that has a pool of its own."""
+    with Pool() as pool:
+        squares = pool.map_async(square, range(n), 1)
+        return sum(squares.get(60)) + sum(pool.imap(square, range(n), 1)) + pool.apply(square, (n,))
