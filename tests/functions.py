@@ -377,6 +377,12 @@ def was_set_up(_: object = None) -> tuple[int, int, int, object]:
     return os.getpid(), threading.get_ident(), _set_up.count(_of_thread.what), _of_thread.what
 
 
+def times_set_up(what: object) -> tuple[int, int]:
+    """Process, and how often that initializer was run in it."""
+    time.sleep(0.01)  # others of its kind take a turn
+    return os.getpid(), _set_up.count((what,))
+
+
 def cannot_set_up(what: str) -> None:
     raise OSError(f"there is no {what}")
 

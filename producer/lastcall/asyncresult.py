@@ -7,7 +7,6 @@ import functools
 import multiprocessing
 import sys
 import threading
-import time
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from multiprocessing.pool import MaybeEncodingError  # type: ignore[attr-defined]
@@ -301,13 +300,9 @@ class IMapIterator(Iterator[T]):
     def __iter__(self) -> IMapIterator[T]:
         return self
 
-    def __next__(self) -> T:
-        return self.next()
-
     def next(self, timeout: float | None = None) -> T:
         """The next result. timeout: seconds; raises multiprocessing.TimeoutError if it does not come in time, and may
         then be called again. Raises StopIteration behind the last one."""
-        began = time.monotonic()
         try:
             item = self._feed.get(timeout)
         except StopIteration:
@@ -315,11 +310,13 @@ class IMapIterator(Iterator[T]):
             raise
         except LookupError:
             what = f"the next result of {self._what}({_name(self._function)})"
-            raise PoolTimeout(what, time.monotonic() - began) from None
+            raise PoolTimeout(what, timeout or 0.0) from None
         if type(item) is Failure:
             raise item.error
         value: T = item
         return value
+
+    __next__ = next
 
     def __del__(self) -> None:
         feed = getattr(self, "_feed", None)

@@ -33,9 +33,10 @@ class Pool:
 
     processes: slots at the same time, in the whole cluster, for each map and for all calls together (None: all that
     there are). More than there are is no error; a private cluster is started with as many.
-    initializer, initargs: each slot's process calls initializer(*initargs) before it runs this pool's first item. Where
-    it raises, whatever is run there for this pool raises InitializerFailed, and it is not tried again
-    (multiprocessing starts processes for ever). It travels with every map: initargs had better be small.
+    initializer, initargs: each slot's process (with gevent: the worker's one process, for all its greenlets) calls
+    initializer(*initargs) before it runs this pool's first item. Where it raises, whatever is run there for this pool
+    raises InitializerFailed, and it is not tried again (multiprocessing starts processes for ever). It travels with
+    every map: initargs had better be small.
     maxtasksperchild: warns, and is of no effect: slots serve other programs, too. It is the worker's to say:
     lastcall worker --max-tasks-per-child.
     context: of no effect, the workers' pool says how processes are started.
@@ -45,8 +46,8 @@ class Pool:
     Other than multiprocessing's: what cannot be pickled is tried by cloudpickle (lambdas are sent); a process that
     dies is replaced and its item tried again; results that will not come raise (QueueCancelled after terminate(),
     WorkerLost, NoWorker), where they would be waited for for ever; an exception that raises while it is unpickled
-    arrives; imap() is 10,000 results ahead of its reader at most, until the pool is joined. @task's retries and
-    timeout hold here, too.
+    arrives; imap() is 10,000 results ahead of its reader at most, until the pool is joined, and its input 1,000 items.
+    @task's retries and timeout hold here, too.
 
     Raises ValueError and TypeError as multiprocessing does, and what Client() raises.
     """

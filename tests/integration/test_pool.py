@@ -658,6 +658,23 @@ def test_what_nobody_iterates_over_is_run_nonetheless(client: Client, cluster: C
     assert counted.runs() == dict.fromkeys(range(50), 1)
 
 
+def test_a_pool_that_nobody_refers_to_is_terminated_unless_somebody_has_a_result_of_it(
+    client: Client, gate: Gate
+) -> None:
+    made = [lastcall.Pool(client=client)]
+    result = made[0].apply_async(gate, (1,))
+    made[0].map_async(gate, [2])
+    gate.begun(2)
+    calls = made[0]._work._calls
+    assert calls is not None
+    _drop(made)
+    assert calls._queue.status().state == "OPEN"
+    with pytest.warns(ResourceWarning, match="unclosed running"):
+        del result
+    assert calls._queue.status().state == "CANCELLED"
+    gate.open(2)
+
+
 def test_a_callback_that_raises_is_reported_and_the_next_one_is_called(
     ours: lastcall.Pool, monkeypatch: pytest.MonkeyPatch
 ) -> None:

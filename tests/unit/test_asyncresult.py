@@ -24,6 +24,7 @@ from lastcall.asyncresult import (
 from lastcall.calls import Answer
 from lastcall.errors import NotSerializable
 from lastcall.map import Failure, NotYet
+from tests.workers import until
 
 
 def fill(feed: Feed, items: range) -> threading.Thread:
@@ -40,8 +41,7 @@ def fill(feed: Feed, items: range) -> threading.Thread:
 def test_a_feed_is_bounded_until_it_is_freed() -> None:
     feed = Feed(10)
     thread = fill(feed, range(100))
-    thread.join(0.1)
-    assert len(feed._items) == 10
+    until(lambda: len(feed._items) == 10, "it to be full")
     got = [feed.get(5) for _ in range(50)]
     assert thread.is_alive()
     feed.free()
@@ -136,6 +136,15 @@ def test_errors_of_pools_are_multiprocessings_too_and_pickle() -> None:
     assert as_multiprocessing(other) is other
 
 
+def first(ahead: Ahead) -> Any:
+    """The next item, when it has come."""
+    while True:
+        try:
+            return next(ahead)
+        except NotYet:
+            continue
+
+
 def test_an_iterable_that_is_read_ahead_says_when_it_has_nothing_yet_and_stops_when_it_is_closed() -> None:
     more, read = threading.Event(), []
 
@@ -146,12 +155,14 @@ def test_an_iterable_that_is_read_ahead_says_when_it_has_nothing_yet_and_stops_w
             read.append(n)
             yield n
 
+    before = set(threading.enumerate())
     ahead = Ahead(items())
-    assert next(ahead) == 1
+    (thread,) = set(threading.enumerate()) - before
+    assert first(ahead) == 1
     with pytest.raises(NotYet):
         next(ahead)
     more.set()
-    (thread,) = [one for one in threading.enumerate() if one.name == "lastcall-pool-input"]
+    until(lambda: len(read) > 900, "some to be read")
     ahead.close()
     thread.join(5)
     assert not thread.is_alive()
@@ -164,15 +175,8 @@ def test_an_iterable_that_is_read_ahead_raises_what_it_raises() -> None:
         raise OSError("the disk is gone")
 
     ahead = Ahead(items())
-    got = []
-    while True:
-        try:
-            got.append(next(ahead))
-        except NotYet:
-            continue
-        except OSError as error:
-            got.append(str(error))
-            break
-    assert got == [1, "the disk is gone"]
+    assert first(ahead) == 1
+    with pytest.raises(OSError, match="the disk is gone"):
+        first(ahead)
     with pytest.raises(StopIteration):
-        next(ahead)
+        first(ahead)

@@ -32,7 +32,7 @@ def starter(pool: str, what: str) -> Starter:
 
 @pytest.fixture(autouse=True)
 def _clean(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(starters, "_here", starters._Here())
+    monkeypatch.setattr(starters, "_here", starters._Thread())
     ran.clear()
 
 

@@ -1,8 +1,13 @@
-"""Initializers of pools: run once in each process, or thread, that works for a pool, before its first item."""
+"""Initializers of pools: run once in each process, or thread, that works for a pool, before its first item.
+
+Greenlets come and go with each ticket: where there are some, the process counts.
+"""
 
 from __future__ import annotations
 
+import sys
 import threading
+from contextlib import AbstractContextManager, nullcontext
 from typing import TYPE_CHECKING
 
 from lastcall import functions
@@ -17,12 +22,22 @@ if TYPE_CHECKING:
 _MOST = 1000  # pools that a thread remembers
 
 
-class _Here(threading.local):
+class _Process:
     def __init__(self) -> None:
-        self.pools: dict[str, PackedError | None] = {}  # those that this thread has worked for, the oldest first
+        self.pools: dict[str, PackedError | None] = {}  # those that it has worked for, the oldest first
 
 
-_here = _Here()
+class _Thread(_Process, threading.local):
+    pass
+
+
+def _has_greenlets() -> bool:
+    monkey = sys.modules.get("gevent.monkey")
+    return monkey is not None and bool(monkey.is_module_patched("threading"))
+
+
+_here = _Process() if _has_greenlets() else _Thread()
+_turn: AbstractContextManager[object] = threading.Lock() if _has_greenlets() else nullcontext()
 
 
 def ready(starter: Starter, node: str, sealer: Sealer) -> PackedError | None:
@@ -32,10 +47,12 @@ def ready(starter: Starter, node: str, sealer: Sealer) -> PackedError | None:
     """
     pool = starter[0]
     if pool not in _here.pools:
-        error = _run(starter, node, sealer)
-        while len(_here.pools) >= _MOST:
-            del _here.pools[next(iter(_here.pools))]
-        _here.pools[pool] = error
+        with _turn:
+            if pool not in _here.pools:
+                error = _run(starter, node, sealer)
+                while len(_here.pools) >= _MOST:
+                    del _here.pools[next(iter(_here.pools))]
+                _here.pools[pool] = error
     return _here.pools[pool]
 
 
