@@ -458,6 +458,14 @@ def test_what_is_not_callable_is_a_type_error(pool: Any) -> None:
         next(pool.imap(5, [1]))
 
 
+def test_arguments_that_do_not_fit_are_a_type_error_of_the_result(pool: Any) -> None:
+    for result in (pool.apply_async(square, 5), pool.apply_async(square, (1,), 5), pool.apply_async(square, (1, 2))):
+        with pytest.raises(TypeError):
+            result.get(30)
+    with pytest.raises(multiprocessing.TimeoutError):
+        pool.apply_async(work, (300,)).get(-1)
+
+
 # The pool's life
 
 
