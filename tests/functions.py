@@ -14,7 +14,7 @@ from typing import Any
 
 import redis
 
-from lastcall import Client, current, task
+from lastcall import Client, Pool, current, task
 
 
 def square(n: int) -> int:
@@ -430,3 +430,49 @@ def wait_for_slow_item(n: int) -> int:
         queue = client.queue("inner", slow_item, workers="few")
         produce(queue, "p", [n])
         return queue.join(60).done
+
+
+# What pools run
+
+_set_up: list[object] = []  # of each process
+_of_thread = threading.local()
+
+
+def set_up(*what: object) -> None:
+    """An initializer."""
+    _set_up.append(what)
+    _of_thread.times = getattr(_of_thread, "times", 0) + 1
+    _of_thread.what = what
+
+
+def was_set_up(_: object = None) -> tuple[int, int, int, object]:
+    """Process, thread, how often its newest initializer was run there for it, and what with."""
+    return os.getpid(), threading.get_ident(), _set_up.count(_of_thread.what), _of_thread.what
+
+
+def times_set_up(what: object) -> tuple[int, int]:
+    """Process, and how often that initializer was run in it."""
+    time.sleep(0.01)  # others of its kind take a turn
+    return os.getpid(), _set_up.count((what,))
+
+
+def cannot_set_up(what: str) -> None:
+    raise OSError(f"there is no {what}")
+
+
+def pass_in_turn(gates: dict[str, Gate], name: str) -> str:
+    """Wait at the gate of this name."""
+    return str(gates[name](name))
+
+
+def gate_of(pair: tuple[Gate, Any]) -> Any:
+    """Wait at a gate; None: at none."""
+    gate, value = pair
+    return value if gate is None else gate(value)
+
+
+def sum_by_pool(n: int) -> int:
+    """A function on a worker that has a pool of its own."""
+    with Pool() as pool:
+        squares = pool.map_async(square, range(n), 1)
+        return sum(squares.get(60)) + sum(pool.imap(square, range(n), 1)) + pool.apply(square, (n,))

@@ -1,8 +1,9 @@
 """lastcall: submit work and hold queues. Start at queue.py; the Redis side is state/.
 
 client.py is where programs come in: Client.map (map.py), submit (calls.py), queue (queue.py with producer.py and
-consumer.py), job (job.py). What they travel in: envelope.py, payload.py, functions.py, outcome.py. What keeps them
-alive: heart.py, reaper.py, registry.py, waiting.py. The private cluster: local.py, guardian.py. The commands: cli/.
+consumer.py), job (job.py); pool.py (poolwork.py, asyncresult.py) is multiprocessing's pools on it. What they travel in:
+envelope.py, payload.py, functions.py, outcome.py. What keeps them alive: heart.py, reaper.py, registry.py, waiting.py.
+The private cluster: local.py, guardian.py. The commands: cli/.
 """
 
 from lastcall import errors
@@ -11,6 +12,7 @@ from lastcall.consumer import Consumer
 from lastcall.current import current
 from lastcall.job import Job
 from lastcall.letters import DeadLetter
+from lastcall.pool import Pool, ThreadPool
 from lastcall.producer import Producer
 from lastcall.queue import StatusableQueue
 from lastcall.settings import Settings
@@ -23,10 +25,12 @@ __all__ = [
     "Consumer",
     "DeadLetter",
     "Job",
+    "Pool",
     "Producer",
     "Settings",
     "Status",
     "StatusableQueue",
+    "ThreadPool",
     "__version__",
     "current",
     "errors",

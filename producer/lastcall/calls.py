@@ -29,8 +29,10 @@ from lastcall.waiting import AWAY, Deadline, unreachable
 
 if TYPE_CHECKING:
     from lastcall.connection import Connection
-    from lastcall.functions import FunctionSpec
+    from lastcall.queue import Starter
     from lastcall.state.ledger import Ledger
+
+_Sent = tuple[tuple[Any, ...], tuple[Any, ...]]  # a function and its policy, as they travel
 
 _BLOCK_S = 1.0
 _ACK_ITEMS = 1_000
@@ -46,9 +48,9 @@ def run_call(item: tuple[Any, ...]) -> Any:
 class Answer(Future[Any]):
     """A call's future. Asked for by a function that a worker runs, it may be that slot which runs the call."""
 
-    def __init__(self, ledger: Ledger) -> None:
+    def __init__(self, ledger: Ledger | None = None) -> None:
         super().__init__()
-        self._ledger = ledger
+        self.ledger = ledger  # of the queue that the call waits in; None: not known yet
 
     def result(self, timeout: float | None = None) -> Any:
         return super().result(self._help(timeout))
@@ -63,20 +65,27 @@ class Answer(Future[Any]):
             try:
                 super().exception(deadline.left(_HELP_S))
             except TimeoutError:
-                help_with(self._ledger)
+                if self.ledger is not None:
+                    help_with(self.ledger)
         return None if timeout is None else deadline.left(timeout)
 
 
 class Calls:
-    """A client's calls through one Celery queue."""
+    """A client's calls through one Celery queue.
 
-    def __init__(self, connection: Connection, celery_queue: str) -> None:
+    max_workers: slots at the same time, in the whole cluster. starter: what slots do before their first call.
+    """
+
+    def __init__(
+        self, connection: Connection, celery_queue: str, *,
+        max_workers: int | None = None, starter: Starter | None = None,
+    ) -> None:  # fmt: skip
         self.job = f"calls-{uuid.uuid4().hex}"
         self._connection = connection
         try:
             self._queue = make(
                 connection, self.job, "calls", function=run_call, style=CALL, workers=celery_queue,
-                results="once", on_error="return", founder="client",
+                results="once", on_error="return", founder="client", max_workers=max_workers, starter=starter,
             )  # fmt: skip
         except AWAY as error:
             raise unreachable(connection, error) from error
@@ -84,24 +93,16 @@ class Calls:
         self._futures: dict[int, Future[Any]] = {}
         self._some = threading.Event()
         self._closed = False
-        self._specs: dict[Callable[..., Any], FunctionSpec] = {}
+        self._known: dict[Callable[..., Any], _Sent] = {}
         self.broken = False  # it takes no more calls: its lease was lost, or its results cannot be read
         self._reader = threading.Thread(target=self._run, name="lastcall-calls", daemon=True)
         self._reader.start()
 
-    def submit(self, function: Callable[..., Any], args: Any, kwargs: dict[str, Any]) -> Future[Any]:
+    def submit(self, function: Callable[..., Any], args: Any, kwargs: dict[str, Any]) -> Answer:
         """Send a call. Raises NotSerializable, ItemTooLarge, and what broke it."""
+        wire, policy = self._sent(function)
         try:
-            spec = self._specs.get(function)
-        except TypeError:  # not hashable
-            spec = functions.dump(function, self._connection.sealer.keyed)
-        else:
-            if spec is None:
-                spec = functions.dump(function, self._connection.sealer.keyed)
-                if spec.kind != "value":  # what goes by value may change between two calls
-                    self._specs[function] = spec
-        try:
-            dumped = self._producer.dump((spec.wire, args, kwargs, told_of(function).policy.wire))
+            dumped = self._producer.dump((wire, args, kwargs, policy))
         except NotSerializable as error:
             raise self._which(error, args, kwargs) from error
         except ItemTooLarge as error:
@@ -122,6 +123,21 @@ class Calls:
             raise
         self._some.set()
         return future
+
+    def _sent(self, function: Callable[..., Any]) -> _Sent:
+        try:
+            known = self._known.get(function)
+        except TypeError:  # not hashable
+            return self._send(function)[1]
+        if known is None:
+            kind, known = self._send(function)
+            if kind != "value":  # what goes by value may change between two calls
+                self._known[function] = known
+        return known
+
+    def _send(self, function: Callable[..., Any]) -> tuple[str, _Sent]:
+        spec = functions.dump(function, self._connection.sealer.keyed)
+        return spec.kind, (spec.wire, told_of(function).policy.wire)
 
     def close(self, *, wait: bool = True) -> None:
         """Take no more calls; wait for those that are out, or cancel them."""

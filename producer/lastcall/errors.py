@@ -362,6 +362,19 @@ class NotRunning(LastcallError, RuntimeError):
         )
 
 
+class InitializerFailed(LastcallError):
+    """The initializer of a pool raised in a slot, which runs nothing for that pool since. type_name, message: of what
+    it raised.
+    """
+
+    def __init__(self, initializer: str, worker: str, type_name: str, message: str) -> None:
+        self.initializer, self.worker, self.type_name, self.message = initializer, worker, type_name, message
+        super().__init__(
+            f"the pool's initializer {initializer} raised {type_name}: {message} on worker {worker}, and this was not "
+            "run: mend it, and make another pool"
+        )
+
+
 class DeadLetters(LastcallError):
     """A queue is drained, but items of it were given up on. dead: how many; put: of how many."""
 

@@ -40,6 +40,8 @@ from lastcall.waiting import AWAY, Deadline, Outage, raise_for, status_of, unrea
 if TYPE_CHECKING:
     from lastcall.connection import Connection
     from lastcall.policy import Told
+    from lastcall.queue import Starter
+    from lastcall.state.ledger import Ledger
 
 _log = logging.getLogger(__name__)
 
@@ -54,17 +56,34 @@ _LOOK_S = 1.0
 _FILL_S = 0.01  # after which what was read is sent, and results are looked for: the input may be slow
 
 
+class Failure:
+    """What a map that was told to go on gives for an item that has no value. error: why."""
+
+    __slots__ = ("error",)
+
+    def __init__(self, error: BaseException) -> None:
+        self.error = error
+
+
+class NotYet(Exception):
+    """What an input raises whose next item has not come in milliseconds: results are read, then it is asked again."""
+
+
 class MapResults(Iterator[Any]):
     """The results of a map, in order or as they come; made by client.map(). Each is computed ahead of its being read.
 
     Raises what the function raised, with the remote traceback as its cause; then, or when it is no longer referred to,
     what is left is cancelled. `job` is the id of the map's job.
+
+    star: items are tuples of arguments. goes_on: errors of items, and of items that cannot be sent, come as Failure in
+    their place. starter: what slots do before their first item.
     """
 
     def __init__(
         self, connection: Connection, function: Callable[..., Any], iterables: Sequence[Iterable[Any]], *,
         ordered: bool, chunksize: int | None, workers: str | None, max_workers: int | None,
         timeout: float | None, policy: Told, job: str | None = None,
+        star: bool = False, goes_on: bool = False, starter: Starter | None = None,
     ) -> None:  # fmt: skip
         if chunksize is not None:
             positive("chunksize", chunksize)
@@ -78,7 +97,7 @@ class MapResults(Iterator[Any]):
         self._map = _Map(
             connection, function, iterables, self.job, ordered=ordered, chunksize=chunksize,
             workers=workers, max_workers=max_workers, timeout=timeout, policy=policy,
-            keep=job is not None,
+            keep=job is not None, star=star, goes_on=goes_on, starter=starter,
         )  # fmt: skip
         self._values = self._map.run()
 
@@ -87,6 +106,16 @@ class MapResults(Iterator[Any]):
 
     def __next__(self) -> Any:
         return next(self._values)
+
+    @property
+    def ledger(self) -> Ledger:
+        """Of the map's queue."""
+        return self._map._ledger
+
+    @property
+    def failures(self) -> int:
+        """How many of the values that were handed out were a Failure."""
+        return self._map.failures
 
     def close(self) -> None:
         """Cancel what is left."""
@@ -107,14 +136,14 @@ class _Map:
     def __init__(
         self, connection: Connection, function: Callable[..., Any], iterables: Sequence[Iterable[Any]], job: str, *,
         ordered: bool, chunksize: int | None, workers: str | None, max_workers: int | None, timeout: float | None,
-        policy: Told, keep: bool,
+        policy: Told, keep: bool, star: bool, goes_on: bool, starter: Starter | None,
     ) -> None:  # fmt: skip
-        star = len(iterables) > 1
+        several = len(iterables) > 1
         try:
             queue = make(
-                connection, job, MAP, function=function, style=STAR if star else ITEM,
+                connection, job, MAP, function=function, style=STAR if several or star else ITEM,
                 workers=workers, max_workers=max_workers, results="keep" if keep else "once", on_error="return",
-                policy=policy, founder=MAP,
+                policy=policy, founder=MAP, starter=starter,
             )  # fmt: skip
             if keep and [(one.epoch, one.position) for one in queue.status().producers] != [(1, 0)]:
                 raise ConfigError(
@@ -129,13 +158,14 @@ class _Map:
         self._job = job
         self._ledger = queue._ledger
         self._celery_queue = queue.workers
-        self._items: Iterator[Any] = zip(*iterables, strict=False) if star else iter(iterables[0])
+        self._items: Iterator[Any] = zip(*iterables, strict=False) if several else iter(iterables[0])
         sizes = [len(one) for one in iterables if isinstance(one, Sized)]
         self._remaining = min(sizes) if sizes else None
         self._ordered = ordered
         self._chunksize = chunksize
         self._max_workers = max_workers
         self._timeout = timeout
+        self._goes_on = goes_on
         self._size = chunksize or 1
         self._item_s = 0.0  # what an item takes, measured
         self._read_s = 0.0  # what it took to read one from the input
@@ -149,6 +179,9 @@ class _Map:
         self._delayed: set[int] = set()  # of these, what waits for no more than items that are tried again
         self._parts: dict[int, list[tuple[int, Outcome]]] = {}  # chunk number -> parts that have
         self._yielded = 0  # chunks, of an ordered map
+        self._unsendable: dict[int, list[BaseException]] = {}  # chunk number -> of items between it and the next
+        self.failures = 0
+        self._starved = False  # the input had nothing when it was read last
         self._input_error: Exception | None = None  # that the input raised, once it is exhausted
         self._exhausted = self._left = self._finished = self._ended_without = False
         self._reader = Reader(connection, self._ledger, once=not keep)
@@ -189,6 +222,8 @@ class _Map:
         deadline = Deadline(self._timeout)
         while True:
             filled = self._fill()
+            if self._unsendable:
+                yield from self._ready()
             if self._exhausted and not self._under_way and not self._parts:
                 break
             entries = self._reader.read(0)
@@ -230,12 +265,21 @@ class _Map:
     def _ready(self) -> Iterator[Any]:
         """The values that may be handed out now."""
         if self._ordered:
+            yield from self._failures(self._yielded)
             while (number := self._yielded + 1) in self._parts and number not in self._under_way:
                 self._yielded = number
                 yield from self._values(number)
+                yield from self._failures(number)
         else:
+            for number in list(self._unsendable):
+                yield from self._failures(number)
             for number in [n for n in self._parts if n not in self._under_way]:
                 yield from self._values(number)
+
+    def _failures(self, number: int) -> Iterator[Failure]:
+        for error in self._unsendable.pop(number, ()) if self._unsendable else ():
+            self.failures += 1
+            yield Failure(error)
 
     def _values(self, number: int) -> Iterator[Any]:
         parts, first = self._parts.pop(number), self._starts.pop(number)
@@ -249,9 +293,14 @@ class _Map:
             if at not in outcome.later
         )
         for number, outcome, at in whole:
-            if at in outcome.errors:
-                raise _of_item(unpack_error(outcome.errors[at], self._connection.sealer.keyed), first + number)
-            yield outcome.values[at]
+            if at not in outcome.errors:
+                yield outcome.values[at]
+                continue
+            error = _of_item(unpack_error(outcome.errors[at], self._connection.sealer.keyed), first + number)
+            if not self._goes_on:
+                raise error
+            self.failures += 1
+            yield Failure(error)
 
     def _fill(self) -> bool:
         """Put chunks until the slots have enough to do, or the window is full. False if that is not reached yet."""
@@ -269,8 +318,11 @@ class _Map:
             items = self._take(slots)
             if items:
                 self._seal(items)
-            else:
+            elif not self._starved:
                 self._exhausted = True
+            if self._starved:
+                full = False
+                break
         if self._lost.is_set() and not self._left:
             self._come_back()
         if self._unsent:
@@ -331,7 +383,10 @@ class _Map:
         items: list[Any] = []
         began = time.perf_counter()
         try:
+            self._starved = False
             items.extend(itertools.islice(self._items, size))
+        except NotYet:
+            self._starved = True
         except Exception as error:  # whatever the input raises comes when the results of what came before it are read
             self._input_error = error
             self._exhausted = True
@@ -342,7 +397,18 @@ class _Map:
         return items
 
     def _seal(self, items: list[Any]) -> None:
-        """Make a chunk of these items; more than one if it were too large."""
+        """Make a chunk of these items; more than one if it were too large, or if some cannot be sent."""
+        while items and (refused := self._chunk(items)):
+            at, error = refused
+            if not self._goes_on:
+                raise error
+            self._seal(items[:at])
+            self._unsendable.setdefault(self._seq, []).append(error)
+            self._taken += 1
+            items = items[at + 1 :]
+
+    def _chunk(self, items: list[Any]) -> tuple[int, BaseException] | None:
+        """Make a chunk, or several, of these items; or say which of them cannot be sent, and why."""
         number = self._seq + 1
         try:
             payload = seal_values(self._connection.sealer, self._job, MAP, f"{self._index}-{number}", items)
@@ -351,23 +417,26 @@ class _Map:
             if found is None:
                 raise
             at, cause = found
-            raise NotSerializable("item", self._taken + at, cause.type_name, cause.reason) from cause
+            unsendable = NotSerializable("item", self._taken + at, cause.type_name, cause.reason)
+            unsendable.__cause__ = cause
+            return at, unsendable
         limit = self._connection.settings.max_item_bytes
         if len(payload) > limit:
             if len(items) > 1:
                 half = len(items) // 2
                 self._seal(items[:half])
                 self._seal(items[half:])
-                return
+                return None
             size = len(self._connection.sealer.dump(items[0]))
             if size > limit:
-                raise ItemTooLarge(size, limit, self._taken)
+                return 0, ItemTooLarge(size, limit, self._taken)
         self._item_bytes = len(payload) / len(items)
         self._seq = number
         self._unsent.append((len(items), payload))
         self._starts[number] = self._taken
         self._under_way[number] = len(items)
         self._taken += len(items)
+        return None
 
     def _learn(self, busy_us: int, items: int) -> None:
         """Choose the next chunks' size from what this one took."""

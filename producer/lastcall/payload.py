@@ -19,6 +19,7 @@ if TYPE_CHECKING:
 _TOGETHER, _EACH = 0, 1  # items serialized together, or each by itself
 
 CALL = "call"  # style of a queue whose items are calls: (function's wire, args, kwargs)
+STARTED = ", with an initializer"  # ends the identity of the function of a queue that has one
 STAR = "star"  # style of a queue whose items are the arguments of its function
 ITEM = "item"  # style of a queue whose items are the one argument of its function
 

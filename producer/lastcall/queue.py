@@ -19,7 +19,7 @@ from lastcall.connection import Connection
 from lastcall.consumer import Consumer
 from lastcall.errors import ConfigError, FunctionMismatch, QueueHasFunction, QueueMismatch, UnknownJob, UnknownLetter
 from lastcall.letters import DeadLetter, read_letter
-from lastcall.payload import ITEM
+from lastcall.payload import ITEM, STARTED
 from lastcall.policy import Told, told_of
 from lastcall.producer import Producer
 from lastcall.results import Results
@@ -31,6 +31,9 @@ if TYPE_CHECKING:
     from lastcall.settings import Settings
 
 T = TypeVar("T")
+
+# What each slot does before its first item: whose it is, the wire of a function, its arguments by sealer.dump().
+Starter = tuple[str, tuple[Any, ...], bytes]
 
 _CURSOR = re.compile(r"\d+-\d+")
 # Options as client.queue() calls them, where the ledger has another word.
@@ -314,7 +317,7 @@ def make(
     maxsize: int | None = None, maxbytes: int | None = None, workers: str | None = None,
     max_workers: int | None = None, producers: int | None = None, on_lost: str | None = None,
     results: str | None = None, on_error: str | None = None, policy: Told | None = None, reopen: bool = False,
-    founder: str | None = None,
+    founder: str | None = None, starter: Starter | None = None,
 ) -> StatusableQueue[Any]:  # fmt: skip
     """Make a queue, or a handle to the one that is there; what client.queue() says.
 
@@ -348,7 +351,10 @@ def make(
     if function is not None:
         travelling = functions.dump(function, sealer.keyed)
         identity = travelling.identity if style == ITEM else f"{travelling.identity} ({style})"
-        sealed = sealer.seal(travelling.wire, job, name, "function")
+        wire: tuple[Any, ...] = travelling.wire
+        if starter is not None:
+            wire, identity = (*wire, starter), identity + STARTED
+        sealed = sealer.seal(wire, job, name, "function")
         celery = workers or "cpu"
         plain_name("workers", celery)
         connection.ensure_workers(celery)

@@ -49,6 +49,19 @@ def test_buns(cluster: Cluster, private: bool) -> None:
     assert lines[-1] == "everything is eaten"
 
 
+@pytest.mark.parametrize("private", [True, False], ids=["a private server", "a server"])
+def test_pools(cluster: Cluster, private: bool) -> None:
+    assert run("pools.py", None if private else cluster) == [
+        "['bun after 10 minutes', 'mantou after 10 minutes', 'dumpling after 10 minutes']",
+        "['bun after 12 minutes', 'mantou after 15 minutes']",
+        "['bun after 8 minutes', 'mantou after 8 minutes']",
+        "bun after 10 minutes",
+        "mantou after 10 minutes",
+        "['dumpling after 10 minutes']",
+        "['tea after 10 minutes', 'soup after 10 minutes']",
+    ]
+
+
 @pytest.mark.parametrize("way", ["sentinels", "joinable", "statusable"])
 def test_three_ways(cluster: Cluster, way: str) -> None:
     lines = run(f"three_ways/{way}.py", cluster)
@@ -57,7 +70,7 @@ def test_three_ways(cluster: Cluster, way: str) -> None:
 
 def test_every_example_is_run_here() -> None:
     assert {str(path.relative_to(EXAMPLES)) for path in EXAMPLES.rglob("*.py")} == {
-        "buns.py", "three_ways/sentinels.py", "three_ways/joinable.py", "three_ways/statusable.py",
+        "buns.py", "pools.py", "three_ways/sentinels.py", "three_ways/joinable.py", "three_ways/statusable.py",
     }  # fmt: skip
 
 
@@ -71,11 +84,14 @@ PRINTED = (
         str(errors.DeadLetters("orders", 1, 1)),
         "order 3 1 cpu@test the bank does not answer",
     ],
+    [str(list(range(10))), "[6, 20]", "42", "42", "0", "1", "2"],
 )
 
 
 @pytest.mark.parametrize(
-    ("program", "printed"), list(zip(PROGRAMS, PRINTED, strict=True)), ids=["map and queue", "consumer", "failures"]
+    ("program", "printed"),
+    list(zip(PROGRAMS, PRINTED, strict=True)),
+    ids=["map and queue", "consumer", "failures", "pools"],
 )
 def test_the_readmes_programs_do_what_they_say_and_may_be_run_again(
     cluster: Cluster, tmp_path: Path, program: str, printed: list[str]

@@ -10,6 +10,7 @@ from collections.abc import Iterator
 
 import pytest
 
+import lastcall
 from lastcall import Client
 from tests import functions
 from tests.conftest import Cluster, start_server
@@ -75,6 +76,18 @@ def test_each_pool_answers_calls_and_errors(client: Client, celery_queue: str) -
     assert futures[0].result(30) == 1
     with pytest.raises(ValueError, match="2 is even"):
         futures[1].result(30)
+
+
+def test_each_pool_runs_an_initializer_once_in_each_process_or_thread(client: Client, celery_queue: str) -> None:
+    class Here(lastcall.Pool):
+        _workers = celery_queue
+
+    with Here(None, functions.set_up, (celery_queue,), client=client) as pool:
+        seen = dict(pool.map(functions.times_set_up, [celery_queue] * 40, 1))
+    kind = celery_queue.partition("-")[0]
+    most = POOLS[kind] if kind == "threads" else 1
+    assert all(1 <= times <= most for times in seen.values())
+    assert len(seen) <= (POOLS[kind] if kind == "prefork" else 1)
 
 
 def test_each_pool_fills_its_slots(client: Client, pools: Cluster, celery_queue: str) -> None:

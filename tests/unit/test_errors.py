@@ -39,6 +39,7 @@ SAMPLES: list[LastcallError] = [
     errors.ItemTimeout("frames", 17, 2.5, 3),
     errors.NotRunning(),
     errors.UnknownLetter("frames", "1-1#17"),
+    errors.InitializerFailed("images.open_camera", "cpu@host", "OSError", "no camera"),
     errors.DeadLetters("frames", 2, 100),
     errors.WaitTimeout("queue frames to drain", 5.0),
     errors.Full("frames", 10, 1.5),

@@ -37,17 +37,18 @@ from lastcall.errors import (
 )
 from lastcall.letters import write_letter
 from lastcall.outcome import PackedError, pack_error
-from lastcall.payload import CALL, STAR, Outcome, open_each, open_items, seal_outcome, seal_parts, seal_values
+from lastcall.payload import CALL, STAR, STARTED, Outcome, open_each, open_items, seal_outcome, seal_parts, seal_values
 from lastcall.policy import Policy
 from lastcall.registry import Registry
 from lastcall.state import keys
 from lastcall.state.ledger import Again, Completion, Ledger, Output, split
 from lastcall.tickets import SLOT_TASK, TicketSender
 from lastcall.waiting import AWAY
-from lastcall_worker import limits
+from lastcall_worker import limits, starters
 from lastcall_worker.events import TaskEvents
 
 if TYPE_CHECKING:
+    from lastcall.queue import Starter
     from lastcall.settings import Settings
     from lastcall.state.ledger import Chunk, Claim
 
@@ -80,6 +81,7 @@ class Work:
     down_celery: str
     policy: Policy
     max_workers: int
+    starter: Starter | None  # what a process or thread does before its first item
 
 
 class Station:
@@ -116,12 +118,16 @@ class Station:
         known = self._works.get(address)
         if known is not None and known.made == made and known.error is None:
             return known
-        function, error, name, style = None, None, meta["identity"].decode(), meta["style"].decode()
+        function, error, starter = None, None, None
+        name, style = meta["identity"].decode(), meta["style"].decode()
         try:
-            if style != CALL:  # each call brings its own
+            if style != CALL or name.endswith(STARTED):
                 wire = self.sealer.open(meta["function"], ledger.job, ledger.name, "function")
+                if name.endswith(STARTED):
+                    *wire, starter = wire
+                if style != CALL:  # each call brings its own
+                    function = functions.load(wire, self.node, self.sealer.keyed)
                 name = wire[1]
-                function = functions.load(wire, self.node, self.sealer.keyed)
         except LastcallError as why:
             if isinstance(why, BadEnvelope):
                 self.refused()
@@ -130,7 +136,7 @@ class Station:
             ledger, made, style, meta["celery"].decode(), name, function, error,
             meta["results"].decode(), meta["on_error"].decode(),
             meta.get("down_index", b"").decode(), meta.get("down_celery", b"").decode(), Policy.stored(meta),
-            int(meta["max_workers"]),
+            int(meta["max_workers"]), starter,
         )  # fmt: skip
         if len(self._works) > 1000:
             self._works.clear()
@@ -216,6 +222,7 @@ class Slot:
         self.events = events
         self.nonce = uuid.uuid4().hex
         self._last_s = float("inf")  # what the last chunk took
+        self._unready: PackedError | None = None  # why this process or thread cannot run the queue's items
 
     def run(self) -> None:
         station, settings = self.station, self.station.settings
@@ -325,6 +332,8 @@ class Slot:
 
     def _complete(self, work: Work, chunk: Chunk) -> Completion:
         """Run a chunk's items and say what it came to."""
+        if work.starter is not None:
+            self._unready = starters.ready(work.starter, self.station.node, self.station.sealer)
         call = _Call(time.time())
         began = time.perf_counter()
         items, errors = self._open(work, chunk)
@@ -384,8 +393,9 @@ class Slot:
         delay in ms. positions: of the items in the chunk, where it is not all of them."""
         values: list[Any] = []
         errors: dict[int, PackedError] = {}
-        if work.error is not None:
-            return [None] * len(items), dict.fromkeys(range(len(items)), work.error)
+        unable = work.error or self._unready
+        if unable is not None:
+            return [None] * len(items), dict.fromkeys(range(len(items)), unable)
         keyed = self.station.sealer.keyed
         function: Any = work.function
         if work.style == CALL:
