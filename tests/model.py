@@ -97,6 +97,7 @@ class Queue:
         self.done: set[Item] = set()
         self.dead: set[Item] = set()
         self.cancelled: set[Item] = set()
+        self.withdrawn: set[Item] = set()  # of these, what was taken out alone
         self.letters: set[str] = set()
         self.results: list[tuple[str, bytes]] = []
         self.acked = 0
@@ -294,11 +295,29 @@ class Queue:
 
     def cancel(self) -> str:
         if not self.ended:
-            self.cancelled = {item for chunk in self.chunks for item in items_of(chunk)}
+            self.cancelled |= {item for chunk in self.chunks for item in items_of(chunk)}
             self._end("CANCELLED")
             if self.down is not None:
                 self.down._settle()
         return self.state
+
+    def withdraw(self, ids: Sequence[str]) -> list[str]:
+        if self.ended:
+            return []
+        gone = [chunk for name in ids for chunk in [*self.waiting, *self.ready] if chunk.id == name]
+        for chunk in gone:
+            if chunk.id in self.delayed:
+                del self.delayed[chunk.id]
+            else:
+                self.ready.remove(chunk)
+            self.withdrawn |= set(items_of(chunk))
+            self.cancelled |= set(items_of(chunk))
+            if self.options.results != "discard":
+                self.results.append((chunk.id, b"C%d" % chunk.items))
+                self.unread += chunk.items if self.options.results == "once" else 0
+        if gone:
+            self._settle()
+        return [chunk.id for chunk in gone]
 
     def _settle(self) -> None:
         come = len(self.producers) >= self.options.expected

@@ -1156,6 +1156,93 @@ class TestCancel:
         assert all(redis.pttl(name) > 0 for name in names_of(redis))
 
 
+class TestWithdrawing:
+    def test_what_waits_is_taken_out_and_counts_as_cancelled(self, redis: Redis) -> None:
+        queue = make(redis)
+        lease = queue.join("p")
+        (ticket, *_) = put(queue, "p", lease.epoch, 1, 1, 2, 3).tickets
+        claim = take(queue, ticket)
+        assert queue.withdraw(["1-3", "1-2", "1-1"]) == ["1-3", "1-2"]  # the first is in hand
+        assert counters(queue) == {"put": 6, "leased": 1, "cancelled": 5}
+        assert (ready(queue), redis.hkeys(key(queue, "chunks"))) == ([], [b"1-1"])
+        assert queue.meta()["bytes"] == b"1"
+        take(queue, ticket, 1, *whole(claim))
+        queue.leave("p", lease.epoch)
+        assert queue.status().state == "DRAINED"
+        assert counters(queue) == {"put": 6, "done": 1, "cancelled": 5}
+
+    def test_its_reader_is_told(self, redis: Redis) -> None:
+        queue = make(redis, results="once")
+        lease = queue.join("p")
+        put(queue, "p", lease.epoch, 1, 1, 2)
+        assert queue.withdraw(["1-2", "1-1"]) == ["1-2", "1-1"]
+        assert results(queue) == [("1-2", b"C2"), ("1-1", b"C1")]
+        assert queue.status().unread == 3
+
+    def test_nobody_is_told_where_results_are_discarded(self, redis: Redis) -> None:
+        queue = make(redis, results="discard")
+        put(queue, "p", queue.join("p").epoch, 1, 1)
+        assert queue.withdraw(["1-1"]) == ["1-1"]
+        assert results(queue) == []
+
+    def test_what_was_taken_out_before_is_passed_over(self, redis: Redis) -> None:
+        queue = make(redis)
+        put(queue, "p", queue.join("p").epoch, 1, 1, 1)
+        assert queue.withdraw(["1-1"]) == ["1-1"]
+        assert queue.withdraw(["1-1", "1-7"]) == []
+        assert counters(queue) == {"put": 2, "ready": 1, "cancelled": 1}
+
+    def test_item_that_waits_for_its_next_attempt_is_taken_out(self, redis: Redis) -> None:
+        queue = make(redis)
+        lease = queue.join("p")
+        (ticket,) = put(queue, "p", lease.epoch, 1, 2).tickets
+        take(queue, ticket)
+        take(queue, ticket, 1, Completion("1-1", 1, again=[Again(1, 1, LONG_MS, b"again")]))
+        assert queue.withdraw(["1-1/1:2", "1-1"]) == ["1-1/1:2"]
+        assert counters(queue) == {"put": 2, "done": 1, "cancelled": 1}
+        assert redis.zcard(key(queue, "delayed")) == 0
+
+    def test_the_last_that_is_taken_out_of_a_sealed_queue_ends_it(self, redis: Redis) -> None:
+        queue = make(redis)
+        filled(queue, 1, 1)
+        assert queue.withdraw(["1-2"]) == ["1-2"]
+        assert queue.status().state == "SEALED"
+        assert queue.withdraw(["1-1"]) == ["1-1"]
+        assert queue.status().state == "DRAINED"
+        assert results(queue)[-1] == ("end", b"DRAINED")
+
+    def test_queue_that_has_ended_has_nothing_to_take_out(self, redis: Redis) -> None:
+        queue = make(redis)
+        filled(queue, 1)
+        queue.cancel()
+        assert queue.withdraw(["1-1"]) == []
+        with pytest.raises(UnknownJob):
+            Ledger(redis, "job", ["none"]).withdraw(["1-1"])
+
+    def test_it_makes_room(self, redis: Redis) -> None:
+        queue = make(redis, maxsize=2)
+        lease = queue.join("p")
+        put(queue, "p", lease.epoch, 1, 1, 1)
+        assert put(queue, "p", lease.epoch, 3, 1).full
+        assert queue.withdraw(["1-1"]) == ["1-1"]
+        assert redis.exists(queue.room_key)
+        assert not put(queue, "p", lease.epoch, 3, 1).full
+
+    def test_others_go_on_when_one_that_was_to_run_alone_is_taken_out(self, redis: Redis) -> None:
+        queue = make(redis, crash_limit=2)
+        lease = queue.join("p")
+        first, second, third = put(queue, "p", lease.epoch, 1, 1, 1, 1).tickets
+        take(queue, first)
+        take(queue, second)
+        expire(queue, "tickets", first)
+        queue.reap(0, nothing_under_way=False)  # 1-1 is suspect now, and waits until 1-2 is through
+        assert take(queue, third).chunks == []
+        assert queue.withdraw(["1-1"]) == ["1-1"]
+        assert redis.llen(key(queue, "bell")) == 1
+        assert ids(take(queue, third)) == ["1-3"]
+        assert queue.meta()["suspects"] == b"0"
+
+
 class TestReopening:
     def test_the_same_queue_may_be_asked_for_again(self, redis: Redis) -> None:
         queue = make(redis, maxsize=5)
