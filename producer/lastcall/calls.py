@@ -9,18 +9,18 @@ from __future__ import annotations
 import contextlib
 import threading
 import uuid
-from collections.abc import Callable
-from concurrent.futures import Future
+from collections.abc import Callable, Iterable, Sequence
+from concurrent.futures import Future, InvalidStateError
 from typing import TYPE_CHECKING, Any
 
 from redis.exceptions import RedisError
 
 from lastcall import functions
-from lastcall.current import help_with, running
+from lastcall.current import current, help_with, running
 from lastcall.errors import ItemTooLarge, LastcallError, LeaseLost, NotSerializable, QueueCancelled
 from lastcall.outcome import unpack_error
 from lastcall.payload import CALL
-from lastcall.policy import told_of
+from lastcall.policy import Policy, told_of
 from lastcall.queue import make
 from lastcall.results import Entry, Reader
 from lastcall.task import task
@@ -29,10 +29,10 @@ from lastcall.waiting import AWAY, Deadline, unreachable
 if TYPE_CHECKING:
     from lastcall.connection import Connection
     from lastcall.functions import FunctionSpec
-    from lastcall.state.ledger import Ledger
 
 _BLOCK_S = 1.0
 _ACK_ITEMS = 1_000
+_CANCEL_ITEMS = 250  # in one script
 _HELP_S = 0.05  # that a function on a worker waits before it does what it waits for
 
 
@@ -42,12 +42,47 @@ def run_call(item: tuple[Any, ...]) -> Any:
     raise TypeError(f"a call must be run by a slot, got {item!r}")
 
 
+@task(name="lastcall.calls")
+def run_calls(function: Callable[..., Any] | str, calls: Iterable[Sequence[Any]]) -> list[Any]:
+    """Several calls in one, of a function, or of one that @task knows by this name."""
+    if isinstance(function, str):
+        function = functions.load(("task", function, function), current.worker, False)
+    return [function(*args) for args in calls]
+
+
 class Answer(Future[Any]):
     """A call's future. Asked for by a function that a worker runs, it may be that slot which runs the call."""
 
-    def __init__(self, ledger: Ledger) -> None:
+    number = 0  # of the call's chunk; another one when calls before it are dropped before they are sent
+    withdrawn = False
+    held = False
+
+    def __init__(self, calls: Calls) -> None:
         super().__init__()
-        self._ledger = ledger
+        self.calls = calls
+
+    def cancel(self) -> bool:
+        """Take the call back, if no slot has it. A round trip to the server, none if it is not sent yet.
+
+        True: nobody begins it any more (one that raised, and waits for its next attempt, is not tried again). False:
+        a slot has it (one may take several at once, where they are very short), it is done, or the server is away.
+        """
+        if not self.done():
+            self.calls.cancel([self])
+        return super().cancel() if self.withdrawn else self.cancelled()
+
+    def running(self) -> bool:
+        """Whether a slot had the call when it was last to be cancelled, and it is not done since.
+
+        Nobody is told when a slot begins a call: where nobody has called cancel() this is False, though it may run.
+        """
+        return self.held and not self.done()
+
+    def end_cancelled(self) -> None:
+        """It was taken back: tell who waits. Called once, by who removed it from those that are out."""
+        self.withdrawn = True
+        if super().cancel():
+            self.set_running_or_notify_cancel()
 
     def result(self, timeout: float | None = None) -> Any:
         return super().result(self._help(timeout))
@@ -62,25 +97,27 @@ class Answer(Future[Any]):
             try:
                 super().exception(deadline.left(_HELP_S))
             except TimeoutError:
-                help_with(self._ledger)
+                help_with(self.calls.ledger)
         return None if timeout is None else deadline.left(timeout)
 
 
 class Calls:
     """A client's calls through one Celery queue."""
 
-    def __init__(self, connection: Connection, celery_queue: str) -> None:
+    def __init__(self, connection: Connection, celery_queue: str, max_workers: int | None = None) -> None:
         self.job = f"calls-{uuid.uuid4().hex}"
         self._connection = connection
         try:
             self._queue = make(
                 connection, self.job, "calls", function=run_call, style=CALL, workers=celery_queue,
-                results="once", on_error="return",
+                max_workers=max_workers, results="once", on_error="return",
             )  # fmt: skip
         except AWAY as error:
             raise unreachable(connection, error) from error
         self._producer = self._queue.producer("client", chunk_items=1)
-        self._futures: dict[int, Future[Any]] = {}
+        self.ledger = self._queue._ledger
+        self._futures: dict[int, Answer] = {}  # by the number of the call's chunk
+        self._cancelling = threading.Lock()
         self._some = threading.Event()
         self._closed = False
         self._specs: dict[Callable[..., Any], FunctionSpec] = {}
@@ -88,8 +125,10 @@ class Calls:
         self._reader = threading.Thread(target=self._run, name="lastcall-calls", daemon=True)
         self._reader.start()
 
-    def submit(self, function: Callable[..., Any], args: Any, kwargs: dict[str, Any]) -> Future[Any]:
-        """Send a call. Raises NotSerializable, ItemTooLarge, and what broke it."""
+    def submit(
+        self, function: Callable[..., Any], args: Any, kwargs: dict[str, Any], policy: Policy | None = None
+    ) -> Answer:
+        """Send a call. policy: None for what @task says. Raises NotSerializable, ItemTooLarge, and what broke it."""
         try:
             spec = self._specs.get(function)
         except TypeError:  # not hashable
@@ -100,18 +139,18 @@ class Calls:
                 if spec.kind != "value":  # what goes by value may change between two calls
                     self._specs[function] = spec
         try:
-            dumped = self._producer.dump((spec.wire, args, kwargs, told_of(function).policy.wire))
+            policy = policy or told_of(function).policy
+            dumped = self._producer.dump((spec.wire, args, kwargs, policy.wire))
         except NotSerializable as error:
             raise self._which(error, args, kwargs) from error
         except ItemTooLarge as error:
             raise ItemTooLarge(error.size_bytes, error.limit_bytes) from None
-        future = Answer(self._queue._ledger)
-        # Once sent a call cannot be taken back, and cancel() says so.
-        future.set_running_or_notify_cancel()
+        future = Answer(self)
 
         def register(number: int) -> None:
             if self.broken:
                 raise self._not_run()
+            future.number = number
             self._futures[number] = future
 
         try:
@@ -121,6 +160,61 @@ class Calls:
             raise
         self._some.set()
         return future
+
+    def cancel(self, futures: Iterable[Answer] | None = None) -> None:
+        """Take back those of these calls (None: of all) that no slot has; the others' `held` says that one has them.
+
+        Where the server is away nothing is known; if it has taken one out, its future is cancelled later.
+        """
+        if futures is None:
+            with self._producer._lock:  # under which calls come in
+                futures = list(self._futures.values())[::-1]  # the last ones first: that is less to look through
+        gone: list[Answer] = []
+        with self._cancelling:
+            # Not those that are being settled. Nobody but who holds this changes a number.
+            there = [future for future in futures if self._futures.get(future.number) is future]
+            sent = [future for future in there if not self._take_back(future, gone)]
+            for at in range(0, len(sent), _CANCEL_ITEMS):
+                gone += self._withdraw(sent[at : at + _CANCEL_ITEMS])
+        for future in gone:
+            future.end_cancelled()  # not under the lock: this runs callbacks
+
+    def _take_back(self, future: Answer, gone: list[Answer]) -> bool:
+        """Drop a call that is not sent yet."""
+
+        def move_up() -> None:
+            number = future.number
+            while (behind := self._futures.get(number + 1)) is not None:
+                self._futures[number], behind.number = behind, number
+                number += 1
+            self._futures.pop(number, None)
+            future.withdrawn = True
+            gone.append(future)
+
+        return self._producer.take_back(future.number, move_up)
+
+    def _withdraw(self, futures: Sequence[Answer]) -> list[Answer]:
+        """Take calls that were sent out of the queue. Gives those that are to be ended here, not by the reader."""
+        self._producer.arrived(max(future.number for future in futures))
+        chunks = {}
+        for future in futures:
+            chunk = f"{self._producer.index}-{future.number}"
+            chunks[chunk] = future
+            chunks[f"{chunk}/0:1"] = future  # as it is called when it waits for its next attempt
+        try:
+            taken = self.ledger.withdraw(list(chunks))
+        except (RedisError, LastcallError):
+            return []
+        for chunk in taken:
+            chunks[chunk].withdrawn = True
+        for future in futures:
+            future.held = not future.withdrawn
+        return [future for future in futures if future.withdrawn and self._futures.pop(future.number, None) is future]
+
+    @property
+    def reads_here(self) -> bool:
+        """Whether this is the thread that reads outcomes, which must not wait for any."""
+        return threading.current_thread() is self._reader
 
     def close(self, *, wait: bool = True) -> None:
         """Take no more calls; wait for those that are out, or cancel them."""
@@ -135,7 +229,7 @@ class Calls:
         finally:
             self._closed = True
             self._some.set()
-            if threading.current_thread() is not self._reader:
+            if not self.reads_here:
                 self._reader.join()
 
     def _drop(self) -> None:
@@ -165,7 +259,7 @@ class Calls:
 
     def _read(self) -> LastcallError:
         """Until the queue has ended; why calls that have no answer then will have none."""
-        ledger = self._queue._ledger
+        ledger = self.ledger
         reader = Reader(self._connection, ledger, once=True)
         unacked = 0
         with self._connection.heart.watching(ledger):
@@ -193,12 +287,14 @@ class Calls:
             _settle(future, error)
 
     def _not_run(self) -> LeaseLost:
-        error = LeaseLost(self._queue._ledger.shown, self._producer.name)
+        error = LeaseLost(self.ledger.shown, self._producer.name)
         error.add_note("This call was not run: submit it again.")
         return error
 
-    def _settle(self, future: Future[Any], entry: Entry) -> None:
-        if entry.error is not None:
+    def _settle(self, future: Answer, entry: Entry) -> None:
+        if entry.withdrawn:
+            future.end_cancelled()
+        elif entry.error is not None:
             _settle(future, entry.error)
         elif entry.outcome.errors:
             _settle(future, unpack_error(entry.outcome.errors[0], self._connection.sealer.keyed))
@@ -207,5 +303,5 @@ class Calls:
 
 
 def _settle(future: Future[Any], error: BaseException) -> None:
-    if not future.done():
+    with contextlib.suppress(InvalidStateError):  # it was cancelled just now
         future.set_exception(error)

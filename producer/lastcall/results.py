@@ -10,7 +10,15 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 from redis.exceptions import RedisError
 
 from lastcall.current import help_with, running
-from lastcall.errors import BadEnvelope, ItemTimeout, LastcallError, NotDeserializable, WaitTimeout, WorkerLost
+from lastcall.errors import (
+    BadEnvelope,
+    ItemTimeout,
+    LastcallError,
+    NotDeserializable,
+    WaitTimeout,
+    Withdrawn,
+    WorkerLost,
+)
 from lastcall.outcome import pack_error, unpack_error
 from lastcall.payload import Outcome, open_outcome
 from lastcall.waiting import AWAY, Deadline, Outage, Patience, describe, raise_for, status_of
@@ -32,6 +40,7 @@ class Entry(NamedTuple):
     chunk: str
     outcome: Outcome
     error: LastcallError | None = None  # why there is no outcome
+    withdrawn: bool = False  # taken out of the queue, so that it never was run
 
     @property
     def number(self) -> int:
@@ -172,6 +181,10 @@ class Reader:
 
     def _open(self, at: str, chunk: str, data: bytes) -> Entry:
         ledger, sealer = self._ledger, self._connection.sealer
+        if data[:1] == b"C":
+            items = int(data[1:])
+            gone = pack_error(Withdrawn(ledger.shown), sealer.keyed)
+            return Entry(at, chunk, Outcome(0, [None] * items, dict.fromkeys(range(items), gone)), withdrawn=True)
         if data[:1] != b"O":
             # Made by a script, which cannot sign: it says no more than that an item was given up, and why.
             start = Entry(at, chunk, _NONE).start

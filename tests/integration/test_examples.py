@@ -71,11 +71,14 @@ PRINTED = (
         str(errors.DeadLetters("orders", 1, 1)),
         "order 3 1 cpu@test the bank does not answer",
     ],
+    [str([n**3 for n in range(10)]), "729"],
 )
 
 
 @pytest.mark.parametrize(
-    ("program", "printed"), list(zip(PROGRAMS, PRINTED, strict=True)), ids=["map and queue", "consumer", "failures"]
+    ("program", "printed"),
+    list(zip(PROGRAMS, PRINTED, strict=True)),
+    ids=["map and queue", "consumer", "failures", "executor"],
 )
 def test_the_readmes_programs_do_what_they_say_and_may_be_run_again(
     cluster: Cluster, tmp_path: Path, program: str, printed: list[str]
