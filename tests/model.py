@@ -171,6 +171,7 @@ class Queue:
         if there is None:
             self.down.last_index += 1
         index = there.index if there else self.down.last_index
+        self.down_index = index
         self.down.producers[name] = Producer(index, self.epoch)
         self.down.state = "OPEN"
 
@@ -523,7 +524,8 @@ class Queue:
         self.ends = 0
         self.state = "SEALED"
         if self.down is not None:
-            stage = self.down.producers[f"stage:{self.name}"]
+            # One that was reopened since has not seen this one in its new epoch.
+            stage = self.down.producers.setdefault(f"stage:{self.name}", Producer(self.down_index, self.epoch))
             stage.state, stage.epoch = "live", self.epoch
             if not self.down.sealed:
                 self.down.state = "OPEN"

@@ -14,7 +14,7 @@ from redis.exceptions import OutOfMemoryError
 
 from lastcall.errors import LeaseLost, QueueFinished, QueueMismatch, UnknownJob
 from lastcall.state import keys
-from lastcall.state.ledger import Again, Chunk, Claim, Completion, Ledger, Output, Spec, queues_of
+from lastcall.state.ledger import Again, Chunk, Claim, Completion, Ledger, Letter, Output, Spec, queues_of
 from tests.integration.ledger_server import ledger_server
 
 pytestmark = pytest.mark.integration
@@ -1064,6 +1064,22 @@ class TestStages:
         queues[0].cancel()
         states = [queue.status().state for queue in queues]
         assert states == ["CANCELLED", "INCOMPLETE", "INCOMPLETE"]
+
+    def test_letters_of_a_stage_may_be_retried_into_a_queue_that_was_reopened_since(self, redis: Redis) -> None:
+        two = make(redis, "two")
+        one = make(redis, "one", "two")
+        two.cancel()
+        (ticket,) = filled(one, 1)
+        take(one, ticket)
+        assert take(one, ticket, 1, Completion("1-1", 0, 1, letters=[("1-1#0", b"letter")])).ended == "DRAINED"
+        two.reopen()
+        revived, (ticket,) = one.revive([Letter("1-1#0", "1-1/0:1", 0, b"again")], 1)
+        assert (revived, one.status().state, two.status().state) == (1, "SEALED", "OPEN")
+        (chunk,) = take(one, ticket).chunks
+        done = Completion(chunk.id, 1, outputs=[Output("1-x", 1, b"out")])
+        last = take(one, ticket, 1, done, downstream_cap=1)
+        assert (last.ended, two.status().state) == ("DRAINED", "SEALED")
+        assert drain(two, last.downstream_tickets[0]) == "DRAINED"
 
     def test_downstream_must_be_there_and_open(self, redis: Redis) -> None:
         with pytest.raises(UnknownJob) as unknown:

@@ -36,8 +36,12 @@ for i = DEPTH, 1, -1 do
     go_on(i)
     if i < DEPTH then  -- that one has begun to go on before this, or has not ended
       local stage = 'stage:' .. get(i, 'name')
-      local index, _, seq, items, how = string.match(
-        redis.call('HGET', key(i + 1, PRODUCERS), stage), '^(%d+) (%d+) (%d+) (%d+) (%a+)$')
+      local was = redis.call('HGET', key(i + 1, PRODUCERS), stage)
+      if not was then  -- that one was reopened since, and has not seen this one in its new epoch
+        was = get(i, 'down_index') .. ' 0 0 0 left'
+        add(i + 1, 'come', 1)
+      end
+      local index, _, seq, items, how = string.match(was, '^(%d+) (%d+) (%d+) (%d+) (%a+)$')
       redis.call('HSET', key(i + 1, PRODUCERS), stage, table.concat({index, num(i, 'epoch'), seq, items, 'live'}, ' '))
       add(i + 1, 'live', 1)
       add(i + 1, 'stages', 1)
