@@ -345,6 +345,12 @@ def stubborn(n: int) -> int:
     return current.attempt
 
 
+@task(name="tests.patient", retries=1, backoff_s=600)
+def patient(n: int) -> int:
+    """Its next attempt is long in coming."""
+    raise ValueError(f"not {n}")
+
+
 @task(name="tests.dawdle", timeout=0.2)
 def dawdle(_: int) -> None:
     threading.Event().wait(60)

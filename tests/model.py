@@ -98,6 +98,7 @@ class Queue:
         self.done: set[Item] = set()
         self.dead: set[Item] = set()
         self.cancelled: set[Item] = set()
+        self.withdrawn: set[Item] = set()  # of these, what was taken out alone
         self.letters: set[str] = set()
         self.untold: set[Item] = set()  # given up by a script where nobody reads results
         self.results: list[tuple[str, bytes]] = []
@@ -172,6 +173,7 @@ class Queue:
         if there is None:
             self.down.last_index += 1
         index = there.index if there else self.down.last_index
+        self.down_index = index
         self.down.producers[name] = Producer(index, self.epoch)
         self.down.state = "OPEN"
 
@@ -296,11 +298,29 @@ class Queue:
 
     def cancel(self) -> str:
         if not self.ended:
-            self.cancelled = {item for chunk in self.chunks for item in items_of(chunk)}
+            self.cancelled |= {item for chunk in self.chunks for item in items_of(chunk)}
             self._end("CANCELLED")
             if self.down is not None:
                 self.down._settle()
         return self.state
+
+    def withdraw(self, ids: Sequence[str]) -> list[str]:
+        if self.ended:
+            return []
+        gone = [chunk for name in ids for chunk in [*self.waiting, *self.ready] if chunk.id == name]
+        for chunk in gone:
+            if chunk.id in self.delayed:
+                del self.delayed[chunk.id]
+            else:
+                self.ready.remove(chunk)
+            self.withdrawn |= set(items_of(chunk))
+            self.cancelled |= set(items_of(chunk))
+            if self.options.results != "discard":
+                self.results.append((chunk.id, b"C%d" % chunk.items))
+                self.unread += chunk.items if self.options.results == "once" else 0
+        if gone:
+            self._settle()
+        return [chunk.id for chunk in gone]
 
     def _settle(self) -> None:
         come = len(self.producers) >= self.options.expected

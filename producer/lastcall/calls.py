@@ -9,19 +9,19 @@ from __future__ import annotations
 import contextlib
 import threading
 import uuid
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Sequence
 from concurrent import futures
-from concurrent.futures import Future
+from concurrent.futures import Future, InvalidStateError
 from typing import TYPE_CHECKING, Any
 
 from redis.exceptions import RedisError
 
 from lastcall import functions
-from lastcall.current import help_with, running
+from lastcall.current import current, help_with, running
 from lastcall.errors import ItemTooLarge, LastcallError, LeaseLost, NotSerializable, QueueCancelled
 from lastcall.outcome import unpack_error
 from lastcall.payload import CALL
-from lastcall.policy import told_of
+from lastcall.policy import Policy, told_of
 from lastcall.queue import make
 from lastcall.results import Entry, Reader
 from lastcall.task import task
@@ -36,6 +36,7 @@ _Sent = tuple[tuple[Any, ...], tuple[Any, ...]]  # a function and its policy, as
 
 _BLOCK_S = 1.0
 _ACK_ITEMS = 1_000
+_CANCEL_ITEMS = 250  # in one script
 _HELP_S = 0.05  # that a function on a worker waits before it does what it waits for
 
 
@@ -45,12 +46,48 @@ def run_call(item: tuple[Any, ...]) -> Any:
     raise TypeError(f"a call must be run by a slot, got {item!r}")
 
 
+@task(name="lastcall.calls")
+def run_calls(function: Callable[..., Any] | str, calls: Iterable[Sequence[Any]]) -> list[Any]:
+    """Several calls in one, of a function, or of one that @task knows by this name."""
+    if isinstance(function, str):
+        function = functions.load(("task", function, function), current.worker, False)
+    return [function(*args) for args in calls]
+
+
 class Answer(Future[Any]):
     """A call's future. Asked for by a function that a worker runs, it may be that slot which runs the call."""
 
-    def __init__(self, ledger: Ledger | None = None) -> None:
+    number = 0  # of the call's chunk; another one when calls before it are dropped before they are sent
+    withdrawn = False
+    held = False
+
+    def __init__(self, ledger: Ledger | None = None, calls: Calls | None = None) -> None:
         super().__init__()
         self.ledger = ledger  # of the queue that the call waits in; None: not known yet
+        self.calls = calls  # None: it stands for more than one call, and cannot be taken back
+
+    def cancel(self) -> bool:
+        """Take the call back, if no slot has it. A round trip to the server, none if it is not sent yet.
+
+        True: nobody begins it any more (one that raised, and waits for its next attempt, is not tried again). False:
+        a slot has it (one may take several at once, where they are very short), it is done, or the server is away.
+        """
+        if self.calls is not None and not self.done():
+            self.calls.cancel([self])
+        return super().cancel() if self.withdrawn else self.cancelled()
+
+    def running(self) -> bool:
+        """Whether a slot had the call when it was last to be cancelled, and it is not done since.
+
+        Nobody is told when a slot begins a call: where nobody has called cancel() this is False, though it may run.
+        """
+        return self.held and not self.done()
+
+    def end_cancelled(self) -> None:
+        """It was taken back: tell who waits. Called once, by who removed it from those that are out."""
+        self.withdrawn = True
+        if super().cancel():
+            self.set_running_or_notify_cancel()
 
     def result(self, timeout: float | None = None) -> Any:
         return super().result(self._help(timeout))
@@ -90,7 +127,9 @@ class Calls:
         except AWAY as error:
             raise unreachable(connection, error) from error
         self._producer = self._queue.producer("client", chunk_items=1)
-        self._futures: dict[int, Future[Any]] = {}
+        self.ledger = self._queue._ledger
+        self._futures: dict[int, Answer] = {}  # by the number of the call's chunk
+        self._cancelling = threading.Lock()
         self._some = threading.Event()
         self._closed = False
         self._known: dict[Callable[..., Any], _Sent] = {}
@@ -98,22 +137,23 @@ class Calls:
         self._reader = threading.Thread(target=self._run, name="lastcall-calls", daemon=True)
         self._reader.start()
 
-    def submit(self, function: Callable[..., Any], args: Any, kwargs: dict[str, Any]) -> Answer:
-        """Send a call. Raises NotSerializable, ItemTooLarge, and what broke it."""
-        wire, policy = self._sent(function)
+    def submit(
+        self, function: Callable[..., Any], args: Any, kwargs: dict[str, Any], policy: Policy | None = None
+    ) -> Answer:
+        """Send a call. policy: None for what @task says. Raises NotSerializable, ItemTooLarge, and what broke it."""
+        wire, told = self._sent(function)
         try:
-            dumped = self._producer.dump((wire, args, kwargs, policy))
+            dumped = self._producer.dump((wire, args, kwargs, told if policy is None else policy.wire))
         except NotSerializable as error:
             raise self._which(error, args, kwargs) from error
         except ItemTooLarge as error:
             raise ItemTooLarge(error.size_bytes, error.limit_bytes) from None
-        future = Answer(self._queue._ledger)
-        # Once sent a call cannot be taken back, and cancel() says so.
-        future.set_running_or_notify_cancel()
+        future = Answer(self.ledger, self)
 
         def register(number: int) -> None:
             if self.broken:
                 raise self._not_run()
+            future.number = number
             self._futures[number] = future
 
         try:
@@ -139,6 +179,61 @@ class Calls:
         spec = functions.dump(function, self._connection.sealer.keyed)
         return spec.kind, (spec.wire, told_of(function).policy.wire)
 
+    def cancel(self, futures: Iterable[Answer] | None = None) -> None:
+        """Take back those of these calls (None: of all) that no slot has; the others' `held` says that one has them.
+
+        Where the server is away nothing is known; if it has taken one out, its future is cancelled later.
+        """
+        if futures is None:
+            with self._producer._lock:  # under which calls come in
+                futures = list(self._futures.values())[::-1]  # the last ones first: that is less to look through
+        gone: list[Answer] = []
+        with self._cancelling:
+            # Not those that are being settled. Nobody but who holds this changes a number.
+            there = [future for future in futures if self._futures.get(future.number) is future]
+            sent = [future for future in there if not self._take_back(future, gone)]
+            for at in range(0, len(sent), _CANCEL_ITEMS):
+                gone += self._withdraw(sent[at : at + _CANCEL_ITEMS])
+        for future in gone:
+            future.end_cancelled()  # not under the lock: this runs callbacks
+
+    def _take_back(self, future: Answer, gone: list[Answer]) -> bool:
+        """Drop a call that is not sent yet."""
+
+        def move_up() -> None:
+            number = future.number
+            while (behind := self._futures.get(number + 1)) is not None:
+                self._futures[number], behind.number = behind, number
+                number += 1
+            self._futures.pop(number, None)
+            future.withdrawn = True
+            gone.append(future)
+
+        return self._producer.take_back(future.number, move_up)
+
+    def _withdraw(self, futures: Sequence[Answer]) -> list[Answer]:
+        """Take calls that were sent out of the queue. Gives those that are to be ended here, not by the reader."""
+        self._producer.arrived(max(future.number for future in futures))
+        chunks = {}
+        for future in futures:
+            chunk = f"{self._producer.index}-{future.number}"
+            chunks[chunk] = future
+            chunks[f"{chunk}/0:1"] = future  # as it is called when it waits for its next attempt
+        try:
+            taken = self.ledger.withdraw(list(chunks))
+        except (RedisError, LastcallError):
+            return []
+        for chunk in taken:
+            chunks[chunk].withdrawn = True
+        for future in futures:
+            future.held = not future.withdrawn
+        return [future for future in futures if future.withdrawn and self._futures.pop(future.number, None) is future]
+
+    @property
+    def reads_here(self) -> bool:
+        """Whether this is the thread that reads outcomes, which must not wait for any."""
+        return threading.current_thread() is self._reader
+
     def close(self, *, wait: bool = True) -> None:
         """Take no more calls; wait for those that are out, or cancel them."""
         if self._closed:
@@ -155,7 +250,7 @@ class Calls:
         finally:
             self._closed = True
             self._some.set()
-            if threading.current_thread() is not self._reader:
+            if not self.reads_here:
                 self._reader.join()
 
     def _drop(self) -> None:
@@ -185,7 +280,7 @@ class Calls:
 
     def _read(self) -> LastcallError:
         """Until the queue has ended; why calls that have no answer then will have none."""
-        ledger = self._queue._ledger
+        ledger = self.ledger
         reader = Reader(self._connection, ledger, once=True)
         unacked = 0
         with self._connection.heart.watching(ledger):
@@ -213,12 +308,14 @@ class Calls:
             _settle(future, error)
 
     def _not_run(self) -> LeaseLost:
-        error = LeaseLost(self._queue._ledger.shown, self._producer.name)
+        error = LeaseLost(self.ledger.shown, self._producer.name)
         error.add_note("This call was not run: submit it again.")
         return error
 
-    def _settle(self, future: Future[Any], entry: Entry) -> None:
-        if entry.error is not None:
+    def _settle(self, future: Answer, entry: Entry) -> None:
+        if entry.withdrawn:
+            future.end_cancelled()
+        elif entry.error is not None:
             _settle(future, entry.error)
         elif entry.outcome.errors:
             _settle(future, unpack_error(entry.outcome.errors[0], self._connection.sealer.keyed))
@@ -227,5 +324,5 @@ class Calls:
 
 
 def _settle(future: Future[Any], error: BaseException) -> None:
-    if not future.done():
+    with contextlib.suppress(InvalidStateError):  # it was cancelled just now
         future.set_exception(error)

@@ -45,7 +45,7 @@ class Client:
         settings = Settings.load(url, key, **options)
         self._cluster: LocalCluster | None = None
         self._calls: dict[str, Calls] = {}
-        self._retired: list[Calls] = []  # that take no more calls, but may have some out
+        self._retired: list[Calls] = []  # that take no more calls from here, but may have some out
         self._lock = threading.Lock()
         self._closed = False
         if settings.url is None:
@@ -107,7 +107,8 @@ class Client:
     def submit(self, function: Callable[..., T], /, *args: Any, **kwargs: Any) -> Future[T]:
         """Call function(*args, **kwargs) on a worker of the Celery queue "cpu".
 
-        What becomes of a call that raises or takes too long, @task(retries=, timeout=) says.
+        The future's cancel() takes the call back if no slot has it yet. What becomes of a call that raises or takes too
+        long, @task(retries=, timeout=) says.
         """
         return self.submit_to("cpu", function, *args, **kwargs)
 
@@ -132,6 +133,19 @@ class Client:
                     self._retired.append(calls)
                 calls = self._calls[workers] = Calls(connection, workers)
             return calls
+
+    def _own_calls(self, workers: str, max_workers: int | None) -> Calls:
+        """Calls apart from those of submit(), for an executor; closed with the client at the latest."""
+        with self._lock:
+            calls = Calls(self._open(), workers, max_workers=max_workers)
+            self._retired.append(calls)
+            return calls
+
+    def _forget(self, calls: Calls) -> None:
+        """They are closed."""
+        with self._lock:
+            if calls in self._retired:
+                self._retired.remove(calls)
 
     @reaching
     def queue(

@@ -238,6 +238,14 @@ class QueueCancelled(LastcallError):
         super().__init__(f"queue {queue} was cancelled before its work was done")
 
 
+class Withdrawn(LastcallError):
+    """An item was taken out of its queue while it waited there: its call's future was cancelled."""
+
+    def __init__(self, queue: str) -> None:
+        self.queue = queue
+        super().__init__(f"an item of queue {queue} was taken out while it waited: its call was cancelled")
+
+
 class UnknownJob(LastcallError):
     """No job of this name: never started, or ended so long ago that it has expired."""
 

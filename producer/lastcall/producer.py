@@ -161,6 +161,29 @@ class Producer(Generic[T]):
             elif not self._under_way:
                 self._work.notify()
 
+    def take_back(self, number: int, moved_up: Callable[[], None]) -> bool:
+        """Drop an item that waits here, by the number it was registered with; False if it is under way or further.
+
+        moved_up: called when it is gone, and those behind it have numbers that are one less, before anything is sent.
+        """
+        if os.getpid() != self._pid:
+            self._refuse_fork()
+        with self._lock:
+            at = number - self._sent - self._under_way - 1
+            if at < 0:
+                return False
+            self._bytes -= len(self._items[at])
+            del self._items[at]
+            moved_up()
+            self._moved.notify_all()
+            return True
+
+    def arrived(self, number: int) -> None:
+        """Block until the chunk with this number is in the queue, or will not be."""
+        with self._lock:
+            while number > self._sent and self._error is None and not self._left:
+                self._moved.wait(_LONG_S)
+
     def flush(self, timeout: float | None = None) -> None:
         """Block until all that was put is in the queue. Raises what put() raises, WaitTimeout."""
         if os.getpid() != self._pid:

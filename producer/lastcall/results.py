@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 from redis.exceptions import RedisError
 
 from lastcall.current import help_with, running
-from lastcall.errors import BadEnvelope, LastcallError, NotDeserializable, WaitTimeout
+from lastcall.errors import BadEnvelope, LastcallError, NotDeserializable, WaitTimeout, Withdrawn
 from lastcall.letters import given_up
 from lastcall.outcome import pack_error, unpack_error
 from lastcall.payload import Outcome, open_outcome
@@ -33,6 +33,7 @@ class Entry(NamedTuple):
     chunk: str
     outcome: Outcome
     error: LastcallError | None = None  # why there is no outcome
+    withdrawn: bool = False  # taken out of the queue, so that it never was run
 
     @property
     def number(self) -> int:
@@ -173,6 +174,10 @@ class Reader:
 
     def _open(self, at: str, chunk: str, data: bytes) -> Entry:
         ledger, sealer = self._ledger, self._connection.sealer
+        if data[:1] == b"C":
+            items = int(data[1:])
+            gone = pack_error(Withdrawn(ledger.shown), sealer.keyed)
+            return Entry(at, chunk, Outcome(0, [None] * items, dict.fromkeys(range(items), gone)), withdrawn=True)
         if data[:1] != b"O":
             # Made by a script, which cannot sign: it says no more than that an item was given up, and why.
             attempts, _, about = data[1:].partition(b" ")

@@ -5,6 +5,7 @@ Nothing here waits for time to pass: what should expire gets a deadline that has
 
 from __future__ import annotations
 
+import struct
 from collections.abc import Iterator, Sequence
 from typing import Any
 
@@ -44,6 +45,9 @@ def make(redis: Redis, *names: str, job: str = "job", **options: Any) -> Ledger:
              down=names[1] if len(names) > 1 else "")
     )  # fmt: skip
     return ledger
+
+
+LETTER = struct.pack("<I", 4) + b"said" + struct.pack("<IIBBB", 1, 0, 0, 0, 0) + b"letter"
 
 
 def key(ledger: Ledger, part: str) -> str:
@@ -1084,6 +1088,22 @@ class TestStages:
         states = [queue.status().state for queue in queues]
         assert states == ["CANCELLED", "INCOMPLETE", "INCOMPLETE"]
 
+    def test_letters_of_a_stage_may_be_retried_into_a_queue_that_was_reopened_since(self, redis: Redis) -> None:
+        two = make(redis, "two")
+        one = make(redis, "one", "two")
+        two.cancel()
+        (ticket,) = filled(one, 1)
+        take(one, ticket)
+        assert take(one, ticket, 1, Completion("1-1", 0, 1, letters=[("1-1#0", LETTER)])).ended == "DRAINED"
+        two.reopen()
+        revived, (ticket,) = one.revive(["1-1#0"], 1)
+        assert (revived, one.status().state, two.status().state) == (1, "SEALED", "OPEN")
+        (chunk,) = take(one, ticket).chunks
+        done = Completion(chunk.id, 1, outputs=[Output("1-x", 1, b"out")])
+        last = take(one, ticket, 1, done, downstream_cap=1)
+        assert (last.ended, two.status().state) == ("DRAINED", "SEALED")
+        assert drain(two, last.downstream_tickets[0]) == "DRAINED"
+
     def test_downstream_must_be_there_and_open(self, redis: Redis) -> None:
         with pytest.raises(UnknownJob) as unknown:
             make(redis, "a", "b")
@@ -1173,6 +1193,93 @@ class TestCancel:
         assert queue.leave("p", lease.epoch)
         assert queue.status().state == "CANCELLED"
         assert all(redis.pttl(name) > 0 for name in names_of(redis))
+
+
+class TestWithdrawing:
+    def test_what_waits_is_taken_out_and_counts_as_cancelled(self, redis: Redis) -> None:
+        queue = make(redis)
+        lease = queue.join("p")
+        (ticket, *_) = put(queue, "p", lease.epoch, 1, 1, 2, 3).tickets
+        claim = take(queue, ticket)
+        assert queue.withdraw(["1-3", "1-2", "1-1"]) == ["1-3", "1-2"]  # the first is in hand
+        assert counters(queue) == {"put": 6, "leased": 1, "cancelled": 5}
+        assert (ready(queue), redis.hkeys(key(queue, "chunks"))) == ([], [b"1-1"])
+        assert queue.meta()["bytes"] == b"1"
+        take(queue, ticket, 1, *whole(claim))
+        queue.leave("p", lease.epoch)
+        assert queue.status().state == "DRAINED"
+        assert counters(queue) == {"put": 6, "done": 1, "cancelled": 5}
+
+    def test_its_reader_is_told(self, redis: Redis) -> None:
+        queue = make(redis, results="once")
+        lease = queue.join("p")
+        put(queue, "p", lease.epoch, 1, 1, 2)
+        assert queue.withdraw(["1-2", "1-1"]) == ["1-2", "1-1"]
+        assert results(queue) == [("1-2", b"C2"), ("1-1", b"C1")]
+        assert queue.status().unread == 3
+
+    def test_nobody_is_told_where_results_are_discarded(self, redis: Redis) -> None:
+        queue = make(redis, results="discard")
+        put(queue, "p", queue.join("p").epoch, 1, 1)
+        assert queue.withdraw(["1-1"]) == ["1-1"]
+        assert results(queue) == []
+
+    def test_what_was_taken_out_before_is_passed_over(self, redis: Redis) -> None:
+        queue = make(redis)
+        put(queue, "p", queue.join("p").epoch, 1, 1, 1)
+        assert queue.withdraw(["1-1"]) == ["1-1"]
+        assert queue.withdraw(["1-1", "1-7"]) == []
+        assert counters(queue) == {"put": 2, "ready": 1, "cancelled": 1}
+
+    def test_item_that_waits_for_its_next_attempt_is_taken_out(self, redis: Redis) -> None:
+        queue = make(redis)
+        lease = queue.join("p")
+        (ticket,) = put(queue, "p", lease.epoch, 1, 2).tickets
+        take(queue, ticket)
+        take(queue, ticket, 1, Completion("1-1", 1, again=[Again(1, 1, LONG_MS, b"again")]))
+        assert queue.withdraw(["1-1/1:2", "1-1"]) == ["1-1/1:2"]
+        assert counters(queue) == {"put": 2, "done": 1, "cancelled": 1}
+        assert redis.zcard(key(queue, "delayed")) == 0
+
+    def test_the_last_that_is_taken_out_of_a_sealed_queue_ends_it(self, redis: Redis) -> None:
+        queue = make(redis)
+        filled(queue, 1, 1)
+        assert queue.withdraw(["1-2"]) == ["1-2"]
+        assert queue.status().state == "SEALED"
+        assert queue.withdraw(["1-1"]) == ["1-1"]
+        assert queue.status().state == "DRAINED"
+        assert results(queue)[-1] == ("end", b"DRAINED")
+
+    def test_queue_that_has_ended_has_nothing_to_take_out(self, redis: Redis) -> None:
+        queue = make(redis)
+        filled(queue, 1)
+        queue.cancel()
+        assert queue.withdraw(["1-1"]) == []
+        with pytest.raises(UnknownJob):
+            Ledger(redis, "job", ["none"]).withdraw(["1-1"])
+
+    def test_it_makes_room(self, redis: Redis) -> None:
+        queue = make(redis, maxsize=2)
+        lease = queue.join("p")
+        put(queue, "p", lease.epoch, 1, 1, 1)
+        assert put(queue, "p", lease.epoch, 3, 1).full
+        assert queue.withdraw(["1-1"]) == ["1-1"]
+        assert redis.exists(queue.room_key)
+        assert not put(queue, "p", lease.epoch, 3, 1).full
+
+    def test_others_go_on_when_one_that_was_to_run_alone_is_taken_out(self, redis: Redis) -> None:
+        queue = make(redis, crash_limit=2)
+        lease = queue.join("p")
+        first, second, third = put(queue, "p", lease.epoch, 1, 1, 1, 1).tickets
+        take(queue, first)
+        take(queue, second)
+        expire(queue, "tickets", first)
+        queue.reap(0, nothing_under_way=False)  # 1-1 is suspect now, and waits until 1-2 is through
+        assert take(queue, third).chunks == []
+        assert queue.withdraw(["1-1"]) == ["1-1"]
+        assert redis.llen(key(queue, "bell")) == 1
+        assert ids(take(queue, third)) == ["1-3"]
+        assert queue.meta()["suspects"] == b"0"
 
 
 class TestReopening:

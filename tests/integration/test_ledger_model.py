@@ -384,6 +384,13 @@ class LedgerMachine(RuleBasedStateMachine):
         )  # fmt: skip
         self.queues[slot.queue].sent += tickets or []
 
+    @precondition(lambda self: any(pair.model.chunks for pair in self.queues.values()))
+    @rule(name=names, first=pick, n=st.integers(1, 3), twice=sometimes)
+    def withdraw(self, name: str, first: int, n: int, twice: bool) -> None:
+        """Some chunks are to be taken out, wherever they are, and one that there never was."""
+        ids = [chunk.id for chunk in self.queues[name].model.chunks[::-1]][first:][:n]
+        self.both(name, twice, lambda q: q.withdraw([*ids, "1-99"]), lambda q: q.withdraw([*ids, "1-99"]))
+
     @precondition(lambda self: any(pair.model.letters for pair in self.queues.values()))
     @rule(name=names, n=st.integers(1, 3), cap=caps)
     def revive(self, name: str, n: int, cap: int) -> None:
@@ -551,16 +558,19 @@ class LedgerMachine(RuleBasedStateMachine):
             assert not stored["producers"]
 
     def check_results(self, pair: Both, stored: dict[str, Any]) -> None:
-        """Invariant 3: a result is visible if and only if its chunk is done, never twice."""
+        """Invariant 3: a result is visible if and only if its chunk is done, or was taken out; never twice."""
         options = pair.model.options
         items = [item for entries in pair.shown.values() for name, data in entries for item in shown_items(name, data)]
         if options.results == "discard" or options.consumed:
-            assert all(name == "end" for entries in pair.shown.values() for name, _ in entries)
+            # Of consumers' queues only what was taken out is told.
+            assert all(name == "end" or data[:1] == b"C"
+                       for entries in pair.shown.values() for name, data in entries)  # fmt: skip
             return
-        done = {f"{root}#{at}" for root, at in (pair.model.done | pair.model.dead) - pair.model.untold}
-        assert Counter(items) - pair.revived == Counter(done)
-        told = len(items) - pair.revived.total()
-        assert stored["counters"]["done"] + stored["counters"]["dead"] == told + len(pair.model.untold)
+        ours = pair.model
+        told = {f"{root}#{at}" for root, at in (ours.done | ours.dead | ours.withdrawn) - ours.untold}
+        assert Counter(items) - pair.revived == Counter(told)
+        finished = stored["counters"]["done"] + stored["counters"]["dead"] + len(ours.withdrawn)
+        assert finished == len(items) - pair.revived.total() + len(ours.untold)
 
     def check_room(self, blocked: int) -> None:
         """Whoever waits for room is woken when there is more of it."""
@@ -618,6 +628,10 @@ def shown_items(name: str, data: bytes) -> list[str]:
     if data[:1] in (b"L", b"T"):
         root, _, span = name.partition("/")
         return [f"{root}#{span.partition(':')[0] or 0}"]
+    if data[:1] == b"C":
+        root, _, span = name.partition("/")
+        start = int(span.partition(":")[0] or 0)
+        return [f"{root}#{start + at}" for at in range(int(data[1:]))]
     return list(json.loads(data[1:]))
 
 

@@ -30,6 +30,7 @@ SAMPLES: list[LastcallError] = [
     errors.QueueHasFunction("frames", "images.resize"),
     errors.QueueMismatch("frames", "maxsize", "10", "20"),
     errors.QueueCancelled("frames"),
+    errors.Withdrawn("calls-1/calls"),
     errors.UnknownJob("frames"),
     errors.LeaseLost("frames", "camera-1"),
     errors.ProducerLeft("frames", "camera-1"),

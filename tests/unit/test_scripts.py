@@ -25,7 +25,7 @@ CODES = "|".join(code.name for code in Code)
 # What type of value a command works on. Commands that are not here have no business in a script.
 TYPES = {
     "HASH": "HDEL HEXISTS HGET HGETALL HINCRBY HLEN HMGET HSET HSETNX HVALS",
-    "LIST": "LINDEX LLEN LPOP RPOP LPUSH LTRIM RPUSH",
+    "LIST": "LINDEX LLEN LPOP RPOP LPUSH LREM LTRIM RPUSH",
     "ZSET": "ZADD ZCARD ZRANGEBYSCORE ZREM ZSCORE",
     "STREAM": "XADD XDEL XREVRANGE XTRIM",
     "": "PERSIST PEXPIRE PUBLISH TIME UNLINK",

@@ -372,6 +372,17 @@ class Ledger:
         """Drop what is ready and refuse what is being done. Gives the state."""
         return self._end("cancel")
 
+    def withdraw(self, chunks: Sequence[str]) -> list[str]:
+        """Take out those of these chunks that no ticket holds. Gives their ids: they count as cancelled.
+
+        Of those that are ready name the last one first. Whoever reads the results is told, too. A reply that was lost
+        cannot be asked for again: what was taken out before is passed over. Raises UnknownJob.
+        """
+        reply = script("withdraw")(self.redis, self._keys, *chunks)
+        if reply[0] == Code.UNKNOWN:
+            self._refuse(reply)
+        return _texts(reply[1]) if reply[0] == Code.OK else []
+
     def _end(self, how: str) -> str:
         reply = script("seal")(self.redis, self._keys, how)
         if reply[0] == Code.UNKNOWN:
