@@ -91,8 +91,12 @@ def test_errors_are_one_line_that_says_what_to_do(
 
 def test_unknown_jobs_and_commands_are_named(quiet: Cluster) -> None:
     started = {
-        "UnknownJob: no job 'nowhere' on this server": start("cancel", "nowhere", url=quiet.url, key=quiet.key),
-        "UnknownJob: no job 'nothing' on this server": start("status", "nothing", url=quiet.url, key=quiet.key),
+        "UnknownJob: no job or queue 'nowhere' on this server": start(
+            "cancel", "nowhere", url=quiet.url, key=quiet.key
+        ),
+        "UnknownJob: no job or queue 'nothing' on this server": start(
+            "status", "nothing", url=quiet.url, key=quiet.key
+        ),
         "No such command 'dance'": start("dance"),
         "Missing argument 'JOBS...'": start("cancel", url=quiet.url),
     }

@@ -99,7 +99,7 @@ def test_cancelling_one_stage_makes_the_next_incomplete(client: Client, cluster:
 def test_an_unknown_job_is_named(client: Client, names: Name) -> None:
     job = client.job(names())
     for use in (job.status, job.wait, job.cancel, lambda: job.queues):
-        with pytest.raises(UnknownJob, match=f"no job '{job.id}' on this server: check its name with"):
+        with pytest.raises(UnknownJob, match=f"no job or queue '{job.id}' on this server: `lastcall status` shows"):
             use()
 
 
