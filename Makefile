@@ -25,7 +25,7 @@ demo: $(VENV)/.local  ## census of Python's standard library: several producers,
 	$(BIN)/lastcall demo $(ARGS)
 
 test: $(VENV)/.dev  ## run the tests (all but those marked compose and browser)
-	$(BIN)/pytest -n $(JOBS) --dist loadfile $(MARKS) $(ARGS)
+	$(BIN)/pytest -n $(JOBS) --dist loadfile --no-loadscope-reorder $(MARKS) $(ARGS)
 
 lint: $(VENV)/.dev  ## ruff (rules and format) and mypy --strict
 	$(BIN)/ruff check .

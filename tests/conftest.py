@@ -108,13 +108,10 @@ settings.register_profile("lastcall", deadline=None, print_blob=True, suppress_h
 settings.load_profile("lastcall")
 
 
-_PROPERTIES = ("test_ledger_model", "test_fuzz")  # which Hypothesis does not know by their functions
-
-
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """Hypothesis first: it takes it for its own when a thread that another test left behind uses `random`."""
 
     def later(item: pytest.Item) -> bool:
-        return not (is_hypothesis_test(getattr(item, "obj", None)) or any(part in item.nodeid for part in _PROPERTIES))
+        return not (is_hypothesis_test(getattr(item, "obj", None)) or "test_ledger_model" in item.nodeid)
 
     items.sort(key=later)

@@ -179,7 +179,8 @@ def test_a_thread_that_was_late_leaves_the_rest_of_its_chunk_to_others(lonely: C
         gate.open()
         assert list(client.map(square, range(100), workers="threads", chunksize=1)) == [n * n for n in range(100)]
         runs = counted.runs()
-        assert all(runs[n] == (2 if n < 3 else 1) for n in range(10) if n != 3)
+        assert all(runs[n] == 1 for n in range(4, 10))  # those before it may have been in its chunk, and run again
+        assert all(runs[n] in (1, 2) for n in range(3))
 
 
 def test_a_process_that_hangs_is_killed_though_its_queue_has_ended(lonely: Cluster) -> None:
