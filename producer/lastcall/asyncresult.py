@@ -14,7 +14,7 @@ from queue import SimpleQueue
 from typing import TYPE_CHECKING, Any, Generic, TypeVar
 
 from lastcall.calls import Answer
-from lastcall.current import help_with, running
+from lastcall.current import HELP_S, help_with, running
 from lastcall.errors import NotSerializable, WaitTimeout
 from lastcall.map import Failure, NotYet
 from lastcall.waiting import Deadline
@@ -28,7 +28,6 @@ _AHEAD = 10_000  # results that an imap has ready for its reader, before it wait
 _INPUT = 1_000  # items that are read before they can be sent
 _NOT_YET_S = 0.01  # that a map waits for an item before it looks for results
 _LONG_S = 3600.0
-_HELP_S = 0.05  # that a function on a worker waits before it does what it waits for
 
 
 class PoolTimeout(WaitTimeout, multiprocessing.TimeoutError):
@@ -245,7 +244,7 @@ class Feed:
                     raise StopIteration
                 if deadline.passed:
                     raise LookupError
-                self._moved.wait(deadline.left(_HELP_S if running.get() else _LONG_S))
+                self._moved.wait(deadline.left(HELP_S if running.get() else _LONG_S))
             finally:
                 self._readers -= 1
         if running.get() and not self._items and self.ledger is not None:

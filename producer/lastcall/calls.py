@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any
 from redis.exceptions import RedisError
 
 from lastcall import functions
-from lastcall.current import current, help_with, running
+from lastcall.current import HELP_S, current, help_with, running
 from lastcall.errors import ItemTooLarge, LastcallError, LeaseLost, NotSerializable, QueueCancelled
 from lastcall.outcome import unpack_error
 from lastcall.payload import CALL
@@ -37,7 +37,6 @@ _Sent = tuple[tuple[Any, ...], tuple[Any, ...]]  # a function and its policy, as
 _BLOCK_S = 1.0
 _ACK_ITEMS = 1_000
 _CANCEL_ITEMS = 250  # in one script
-_HELP_S = 0.05  # that a function on a worker waits before it does what it waits for
 
 
 @task(name="lastcall.call")  # so that a client without a key may name it; what is called must be a task, too
@@ -100,7 +99,7 @@ class Answer(Future[Any]):
         deadline = Deadline(timeout)
         while running.get() and not self.done() and not deadline.passed:
             try:
-                super().exception(deadline.left(_HELP_S))
+                super().exception(deadline.left(HELP_S))
             except TimeoutError:
                 if self.ledger is not None:
                     help_with(self.ledger)
@@ -241,7 +240,7 @@ class Calls:
         try:
             while wait and running.get() and self._futures:  # a worker's function leaves: it may be what they wait for
                 if not help_with(self._queue._ledger):
-                    futures.wait(list(self._futures.values()), _HELP_S)
+                    futures.wait(list(self._futures.values()), HELP_S)
             if wait:
                 with contextlib.suppress(LastcallError):  # what was lost is told by the futures
                     self._producer.close()

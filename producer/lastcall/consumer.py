@@ -13,7 +13,7 @@ from collections.abc import Iterator
 from types import TracebackType
 from typing import TYPE_CHECKING, Generic, TypeVar
 
-from lastcall.current import help_with, running
+from lastcall.current import HELP_S, help_with, running
 from lastcall.errors import BadEnvelope, ConfigError, Empty, LeaseLost
 from lastcall.payload import open_items
 from lastcall.state.ledger import Completion
@@ -25,7 +25,6 @@ if TYPE_CHECKING:
 
 T = TypeVar("T")
 
-_HELP_S = 0.05  # that a function on a worker waits before it does what it waits for
 _BELL_S = 1.0  # how long to wait for the bell before looking again
 
 
@@ -92,7 +91,7 @@ class Consumer(Generic[T]):
                 if not deadline.passed:
                     if help_with(self._ledger):  # a worker's function waits for a queue that workers feed
                         continue
-                    wait_s = max(deadline.left(_HELP_S if running.get() else _BELL_S), 0.001)
+                    wait_s = max(deadline.left(HELP_S if running.get() else _BELL_S), 0.001)
                     self._waited = not self._connection.asking.blpop([self._ledger.bell_key], timeout=wait_s)
                     continue
                 what = describe(self._connection, self._ledger.status())

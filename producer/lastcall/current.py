@@ -9,7 +9,7 @@ def charge(order):
 from __future__ import annotations
 
 from contextvars import ContextVar
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING, Final, Protocol
 
 from lastcall.errors import NotRunning
 
@@ -82,6 +82,9 @@ class Current:
 
 running: ContextVar[Running | None] = ContextVar("lastcall_running", default=None)
 current = Current()
+
+
+HELP_S: Final = 0.05  # that a function on a worker waits before it does what it waits for
 
 
 def help_with(ledger: Ledger) -> bool:

@@ -169,7 +169,7 @@ class Heart:
         connection = self._connection
         try:
             if held.celery_queue is None:
-                held.celery_queue = held.ledger.meta().get("celery", b"").decode()
+                held.celery_queue = held.ledger.celery_queue()
             reap_queue(held.ledger, held.celery_queue, connection.registry, connection.tickets)
         except (RedisError, LastcallError, OSError) as error:
             return error

@@ -213,7 +213,7 @@ class Pool:
             return []
         try:
             return self._work.gather(func, items, star=star, chunksize=chunksize)
-        except Exception as error:
+        except Exception as error:  # whatever it is, it is raised as multiprocessing would
             raised = as_multiprocessing(error)
             if raised is error:
                 raise

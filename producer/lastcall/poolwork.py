@@ -249,7 +249,7 @@ class PoolWork:
             if terminated:
                 raise QueueCancelled(ledger.shown)
             yield
-        except BaseException as error:
+        except BaseException as error:  # raised again, when what it was about is let go of
             results.close()
             if self._terminated and isinstance(error, Exception) and not isinstance(error, QueueCancelled):
                 raise QueueCancelled(ledger.shown) from error  # its client may have been closed first

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Generic, NoReturn, TypeVar
 
 from redis.exceptions import RedisError
 
-from lastcall.current import help_with, running
+from lastcall.current import HELP_S, help_with, running
 from lastcall.errors import (
     ConfigError,
     Full,
@@ -44,7 +44,6 @@ _BUFFER_BYTES = 16 << 20  # of what was put and is not under way
 _CHUNKS_A_CALL = 64
 _ROOM_S = 1.0  # how long to wait for the room bell before looking again
 _LONG_S = 3600.0
-_HELP_S = 0.05  # that a function on a worker waits before it does what it waits for
 
 
 class Producer(Generic[T]):
@@ -278,7 +277,7 @@ class Producer(Generic[T]):
         """Until something has moved; a worker's function does meanwhile what makes room."""
         if not running.get():
             self._moved.wait(deadline.left(_LONG_S))
-        elif not self._moved.wait(deadline.left(_HELP_S)):
+        elif not self._moved.wait(deadline.left(HELP_S)):
             self._lock.release()
             try:
                 help_with(self._ledger)

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 from redis.exceptions import RedisError
 
-from lastcall.current import help_with, running
+from lastcall.current import HELP_S, help_with, running
 from lastcall.errors import BadEnvelope, LastcallError, NotDeserializable, WaitTimeout, Withdrawn
 from lastcall.letters import given_up
 from lastcall.outcome import pack_error, unpack_error
@@ -22,7 +22,6 @@ if TYPE_CHECKING:
 
 _LOOK_S = 1.0
 _ENTRIES = 100
-_HELP_S = 0.05  # that a function on a worker waits before it does what it waits for
 _NONE = Outcome(0, [], {})
 
 
@@ -85,7 +84,7 @@ class Reader:
         if self.ended:
             return []
         try:
-            reply = self._ask(min(block_s, _HELP_S) if running.get() else block_s)
+            reply = self._ask(min(block_s, HELP_S) if running.get() else block_s)
             if not reply and block_s > 0 and help_with(self._ledger):
                 reply = self._ask(0)
             elif not reply and block_s > 0:

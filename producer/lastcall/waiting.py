@@ -17,7 +17,7 @@ from redis.exceptions import ConnectionError as RedisConnectionError
 from redis.exceptions import TimeoutError as RedisTimeoutError
 
 from lastcall.connect import Refusal
-from lastcall.current import help_with, running
+from lastcall.current import HELP_S, help_with, running
 from lastcall.errors import (
     ClientClosed,
     DeadLetters,
@@ -43,7 +43,6 @@ _AWAY_S = 60.0  # how long waits bear that
 _AGAIN_S = 0.2
 
 _LOOK_S = 1.0
-_HELP_S = 0.05  # that a function on a worker waits before it does what it waits for
 _SILENT_S = 3.0  # from then on a wait says that no worker serves the queue
 _MOST_NAMED = 5  # producers, in a message
 
@@ -251,7 +250,7 @@ def wait_for_end(connection: Connection, ledgers: Sequence[Ledger], timeout_s: f
                             raise WaitTimeout(what, deadline.waited_s)
                         # A worker's function does what it waits for, where nobody else does.
                         if waiting and not any(help_with(ledger) for ledger in ledgers):
-                            announced.get_message(timeout=deadline.left(_HELP_S if running.get() else _LOOK_S))
+                            announced.get_message(timeout=deadline.left(HELP_S if running.get() else _LOOK_S))
                 return [ended[ledger.address] for ledger in ledgers]
             except AWAY as error:
                 outage.bear(error, deadline.left(_LOOK_S))

@@ -60,7 +60,7 @@ class Job:
         except Hung as error:
             self.outcome.hung = True
             self.outcome.wrong.append(f"nothing has moved for {HANG_S:g} s:\n{error}")
-        except Exception:
+        except Exception:  # whatever a job's own code does is a violation to be shown, not the end of the run
             self.outcome.wrong.append(traceback.format_exc())
         finally:
             for part in self.parts:
@@ -74,7 +74,7 @@ class Job:
         return self.outcome
 
     def play(self) -> None:
-        raise NotImplementedError
+        raise NotImplementedError  # each kind of job has its own
 
     def victims(self) -> list[Part]:
         """Those of its processes that the storm may kill now."""
@@ -109,7 +109,7 @@ class Job:
                 seen, moved = now, time.monotonic()
             elif time.monotonic() - moved > HANG_S:
                 raise Hung("\n".join([*map(str, statuses), *(f"{p.name}: {p.running=}" for p in self.parts)]))
-            time.sleep(_LOOK_S)
+            time.sleep(_LOOK_S)  # a connection that would tell of changes is cut by the storm
 
     def ended_well(self, part: Part) -> None:
         """A process that was not killed ends by itself, without an error of its own."""
@@ -192,7 +192,7 @@ class Map(Job):
                 break
             if time.monotonic() > deadline:
                 raise Hung(f"the job of a map: {found}")
-            time.sleep(_LOOK_S)
+            time.sleep(_LOOK_S)  # as above
         for status in found:
             self.outcome.adds_up(status)
         return found[0]
@@ -258,7 +258,7 @@ class Queue(Job):
                     steady(queue.cancel)
                 if attempt > 100:
                     raise
-                time.sleep(0.2)
+                time.sleep(0.2)  # nothing tells when the server is back
         raise AssertionError
 
     def make(self, job: str, made: list[StatusableQueue[Any]]) -> None:

@@ -25,7 +25,7 @@ def steady(ask: Callable[[], T]) -> T:
         except ServerUnreachable:
             if time.monotonic() > deadline:
                 raise
-            time.sleep(0.1)
+            time.sleep(0.1)  # nothing tells when the server is back
 
 
 def connect(settings: Settings) -> Client:
@@ -53,7 +53,7 @@ def produce(
                     if number % 10 == 0:
                         out.flush()
                         journal.say("flushed", position=out.position)
-                    time.sleep(pause_s)
+                    time.sleep(pause_s)  # so slowly that the storm meets it
             journal.say("left")
             return
         except LeaseLost:
@@ -77,7 +77,7 @@ def consume(journal: Journal, settings: Settings, job: str, queue_name: str) -> 
             for item in consumer:
                 made = Item(*item)
                 journal.say("got", number=made.number)
-                time.sleep(made.ms / 1000)
+                time.sleep(made.ms / 1000)  # the work
             journal.say("drained")
             return
         except ProducerLost:
@@ -116,6 +116,6 @@ def map_items(journal: Journal, settings: Settings, items: Sequence[Item], order
     try:
         for value in results:
             journal.say("value", value=value)
-    except Exception as error:
+    except Exception as error:  # whatever it is, the check looks whether it had to be
         journal.say("raised", type=type(error).__name__, args=[str(arg) for arg in error.args], text=str(error))
     journal.say("end")

@@ -131,7 +131,7 @@ def _run(setup: Setup, count: int, seed: int, rate: float, tell: Callable[[str],
                 part = Part("client", f"{setup.name}-{job}", stand.folder, call, _url(stand), setup, job, made)
                 deadline = time.monotonic() + 3 * LIMIT_S
                 while part.running and time.monotonic() < deadline:
-                    time.sleep(0.1)
+                    time.sleep(0.1)  # its parent may be asked by one thread at a time
                 stuck = part.kill(fault=False)
                 with lock:
                     running.remove(one)

@@ -163,7 +163,7 @@ class Stand:
             if time.monotonic() > deadline:
                 self.complaints.append(f"processes of the worker {group} outlived it")
                 return
-            time.sleep(0.01)
+            time.sleep(0.01)  # a group that is not ours to wait for tells nobody of its end
         self._groups.discard(group)
 
     def _keep(self) -> None:

@@ -85,7 +85,7 @@ class Workload:
     def _run_map(self) -> None:
         try:
             self.mapped.extend(self.client.map(slower, range(ITEMS), chunksize=4))
-        except BaseException as error:
+        except BaseException as error:  # of another thread: check() raises it
             self.error = error
 
     def _seen(self) -> list[int]:

@@ -32,7 +32,7 @@ from lastcall.state import keys
 from lastcall.state.ledger import Ledger, Spec
 from lastcall_worker.node import Node
 from lastcall_worker.reaper import Reaper
-from tests.integration.worker_process import KEY, ROOT, WAIT_S, Worker, until, worker_server
+from tests.integration.worker_process import KEY, ROOT, WAIT_S, Worker, emptied, until, worker_server
 from tests.servers import Server
 
 pytestmark = pytest.mark.integration
@@ -64,10 +64,7 @@ def shared() -> Iterator[Server]:
 
 @pytest.fixture
 def server(shared: Server) -> Server:
-    if not shared.running:
-        shared.start()
-    shared.client().flushall()
-    return shared
+    return emptied(shared)
 
 
 @pytest.fixture

@@ -18,7 +18,7 @@ from kombu import Consumer
 
 from lastcall.client import Client
 from lastcall_worker.events import FLUSH_EVENTS, TaskEvents
-from tests.integration.worker_process import KEY, WAIT_S, Worker, worker_server
+from tests.integration.worker_process import KEY, WAIT_S, Worker, emptied, worker_server
 from tests.servers import Server
 
 pytestmark = pytest.mark.integration
@@ -34,10 +34,7 @@ def shared() -> Iterator[Server]:
 
 @pytest.fixture
 def server(shared: Server) -> Server:
-    if not shared.running:
-        shared.start()
-    shared.client().flushall()
-    return shared
+    return emptied(shared)
 
 
 @pytest.fixture

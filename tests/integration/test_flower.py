@@ -47,7 +47,7 @@ def until(look: Callable[[], T | None], what: str) -> T:
         if found is not None:
             return found
         assert time.monotonic() < deadline, f"waited {DEADLINE_S} s for {what}"
-        time.sleep(0.05)
+        time.sleep(0.05)  # a page tells nobody that it has changed
 
 
 class Process:

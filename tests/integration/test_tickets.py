@@ -14,7 +14,7 @@ from kombu import Connection, Consumer, Queue
 from lastcall.errors import ServerOutOfMemory, ServerUnreachable, WrongPassword
 from lastcall.settings import Settings
 from lastcall.tickets import SLOT_TASK, TicketSender
-from tests.integration.worker_process import worker_server
+from tests.integration.worker_process import emptied, worker_server
 from tests.servers import Server
 
 pytestmark = pytest.mark.integration
@@ -28,12 +28,9 @@ def shared() -> Iterator[Server]:
 
 @pytest.fixture
 def server(shared: Server) -> Server:
-    if not shared.running:
-        shared.start()
-    client = shared.client()
-    client.flushall()
-    client.config_set("maxmemory", 0)
-    return shared
+    server = emptied(shared)
+    server.client().config_set("maxmemory", 0)
+    return server
 
 
 def broker(url: str) -> str:

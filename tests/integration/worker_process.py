@@ -36,6 +36,14 @@ def worker_server(**options: str) -> Iterator[Server]:
         yield server
 
 
+def emptied(server: Server) -> Server:
+    """The same server, running, with nothing in it."""
+    if not server.running:
+        server.start()
+    server.client().flushall()
+    return server
+
+
 def until(client: redis.Redis, what: str, true: Callable[[], bool], timeout_s: float = WAIT_S) -> None:
     """Wait until something is true, looking whenever a key changes."""
     deadline = time.monotonic() + timeout_s

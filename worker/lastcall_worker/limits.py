@@ -29,9 +29,9 @@ GRACE_S: Final = 1.0  # from the alarm until the process is killed
 _ROWS: Final = 4096
 _ROW: Final = 1024
 _A_PROCESS: Final = 8  # rows of a prefork child: one, and more where a function waits for others and runs them
-_FACTS = struct.Struct("<dIIqq480s480s")  # deadline, pid, item, delay, timeout, chunk, "address ticket"
+_FACTS = struct.Struct("<IIqq480s480s")  # pid, item, delay, timeout, chunk, "address ticket"
 _TEXT_BYTES: Final = 480
-_DEADLINES_APART: Final = _ROW // 8
+_DEADLINE = struct.Struct("d")
 
 
 class Late(NamedTuple):
@@ -52,8 +52,10 @@ class Table:
     """The rows of one worker: made in its main process, inherited by its children."""
 
     def __init__(self) -> None:
-        self._memory = mmap.mmap(-1, _ROWS * _ROW)
-        self._deadlines = memoryview(self._memory).cast("d")
+        # Deadlines first, side by side, so that who looks for late ones touches nothing else.
+        memory = memoryview(mmap.mmap(-1, _ROWS * (_DEADLINE.size + _ROW)))
+        self._deadlines = memory[: _ROWS * _DEADLINE.size].cast("d")
+        self._facts = memory[_ROWS * _DEADLINE.size :]
 
     def write(
         self, row: int, address: str, ticket: str, chunk: str, item: int, delay_ms: int | None, timeout_s: float
@@ -63,26 +65,26 @@ class Table:
         if row >= _ROWS or max(len(what), len(where)) > _TEXT_BYTES:
             return False
         grace_s = GRACE_S if has_alarm() else 0.0
+        self._deadlines[row] = 0.0  # one that a killed process left behind is not of what follows
         _FACTS.pack_into(
-            self._memory, row * _ROW, 0.0, os.getpid(), item, -1 if delay_ms is None else delay_ms,
+            self._facts, row * _ROW, os.getpid(), item, -1 if delay_ms is None else delay_ms,
             int(timeout_s * 1000), what, where,
         )  # fmt: skip
         # Last: who reads a deadline reads what belongs to it.
-        self._deadlines[row * _DEADLINES_APART] = time.monotonic() + timeout_s + grace_s
+        self._deadlines[row] = time.monotonic() + timeout_s + grace_s
         return True
 
     def clear(self, row: int) -> bool:
         """Nothing with a timeout is run there. False if it had been dealt with as late."""
         if row >= _ROWS:
             return True
-        at = row * _DEADLINES_APART
-        in_time = self._deadlines[at] != 0.0
-        self._deadlines[at] = 0.0
+        in_time = self._deadlines[row] != 0.0
+        self._deadlines[row] = 0.0
         return in_time
 
     def settled(self, late: Late) -> bool:
         """It was dealt with. False if something else is run there by now, or nothing."""
-        still = bool(self._deadlines[late.row * _DEADLINES_APART] == late.deadline)
+        still = bool(self._deadlines[late.row] == late.deadline)
         if still:
             self.clear(late.row)
         return still
@@ -91,10 +93,10 @@ class Table:
         """What should have ended by now."""
         now = time.monotonic()
         found = []
-        for row, deadline in enumerate(self._deadlines[::_DEADLINES_APART].tolist()):
+        for row, deadline in enumerate(self._deadlines.tolist()):
             if not 0.0 < deadline <= now:
                 continue
-            _, pid, item, delay_ms, timeout_ms, chunk, where = _FACTS.unpack_from(self._memory, row * _ROW)
+            pid, item, delay_ms, timeout_ms, chunk, where = _FACTS.unpack_from(self._facts, row * _ROW)
             address, _, ticket = where.rstrip(b"\0").decode().rpartition(" ")
             delay = None if delay_ms < 0 else delay_ms
             found.append(
@@ -156,8 +158,7 @@ def alarm(timeout_s: float, error: Callable[[], BaseException]) -> Iterator[None
         armed = False
         signal.setitimer(signal.ITIMER_REAL, 0)
         signal.signal(signal.SIGALRM, before)
-        if left_s:
-            signal.setitimer(signal.ITIMER_REAL, max(left_s - (time.monotonic() - began), 1e-6), every_s)
+        _go_on(left_s, every_s, began)
 
 
 @contextlib.contextmanager
@@ -171,5 +172,10 @@ def no_alarm() -> Iterator[None]:
     try:
         yield
     finally:
-        if left_s:
-            signal.setitimer(signal.ITIMER_REAL, max(left_s - (time.monotonic() - began), 1e-6), every_s)
+        _go_on(left_s, every_s, began)
+
+
+def _go_on(left_s: float, every_s: float, since: float) -> None:
+    """Set the alarm again that had `left_s` to go at that time, if there was one."""
+    if left_s:
+        signal.setitimer(signal.ITIMER_REAL, max(left_s - (time.monotonic() - since), 1e-6), every_s)

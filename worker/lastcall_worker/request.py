@@ -101,7 +101,7 @@ def give_back(settings: Settings, address: str, ticket: str, *, crashed: bool, w
         try:
             connection = Connection.of(settings)
             ledger = Ledger.open(connection.asking, *split(address))
-            celery_queue = ledger.meta().get("celery", b"").decode()
+            celery_queue = ledger.celery_queue()
             tickets = ledger.release(ticket, crashed=crashed, cap=connection.slots(celery_queue), worker=node, why=why)
             connection.send(celery_queue, address, tickets)
             break

@@ -68,7 +68,7 @@ class Watch:
         try:
             connection = Connection.of(self._settings)
             ledger = Ledger.open(connection.redis, *split(late.address))
-            celery_queue = ledger.meta().get("celery", b"").decode()
+            celery_queue = ledger.celery_queue()
             tickets = ledger.overrun(
                 late.ticket, late.chunk, late.item, late.delay_ms, late.timeout_ms,
                 cap=connection.slots(celery_queue), worker=self._node,

@@ -6,9 +6,8 @@ import json
 
 import click
 
+from lastcall.cli import server
 from lastcall.client import Client
-from lastcall.errors import ConfigError
-from lastcall.settings import Settings
 from lastcall.state.ledger import shown
 
 
@@ -17,9 +16,7 @@ from lastcall.state.ledger import shown
 @click.option("--json", "as_json", is_flag=True, help="One JSON object.")
 def command(jobs: tuple[str, ...], as_json: bool) -> None:
     """Cancel jobs: what waits is dropped, what runs is refused when it completes."""
-    if Settings.load().url is None:
-        raise ConfigError("LASTCALL_URL", "set to the server of the job", "nothing",
-                          "such as LASTCALL_URL=redis://localhost:6379/0")  # fmt: skip
+    server.settings("set to the server of the job")
     with Client() as client:
         statuses = [status for job in jobs for status in client.job(job).cancel()]
     if as_json:

@@ -12,11 +12,11 @@ import click
 from rich.console import Console
 from rich.table import Table
 
+from lastcall.cli import server
 from lastcall.client import Client
-from lastcall.errors import BadEnvelope, ConfigError, UnknownJob
+from lastcall.errors import BadEnvelope, UnknownJob
 from lastcall.letters import DeadLetter
 from lastcall.queue import StatusableQueue, attach
-from lastcall.settings import Settings
 from lastcall.state.ledger import address, queues_of, split
 
 _repr = Repr()
@@ -102,9 +102,7 @@ def drop(queue: str, items: tuple[str, ...], everything: bool) -> None:
 
 @contextlib.contextmanager
 def _queue(name: str) -> Iterator[StatusableQueue[Any]]:
-    if Settings.load().url is None:
-        raise ConfigError("LASTCALL_URL", "set to the server of the queue", "nothing",
-                          "such as LASTCALL_URL=redis://localhost:6379/0")  # fmt: skip
+    server.settings("set to the server of the queue")
     with Client() as client:
         job, queue = split(name)
         if "/" not in name:

@@ -7,11 +7,10 @@ from typing import Any
 import click
 from rich.console import Console
 
-from lastcall.cli import show
+from lastcall.cli import server, show
 from lastcall.connect import connect
-from lastcall.errors import ConfigError, LastcallError
+from lastcall.errors import LastcallError
 from lastcall.registry import Registry
-from lastcall.settings import Settings
 from lastcall.state import keys
 from lastcall.state.ledger import Ledger, queues_of, split
 
@@ -24,11 +23,7 @@ def command(names: tuple[str, ...], as_json: bool) -> None:
 
     Without arguments: every queue that has not ended. A job's name shows all its queues, ended ones too.
     """
-    settings = Settings.load()
-    if settings.url is None:
-        raise ConfigError("LASTCALL_URL", "set to the server to look at", "nothing",
-                          "such as LASTCALL_URL=redis://localhost:6379/0")  # fmt: skip
-    redis = connect(settings)
+    redis = connect(server.settings("set to the server to look at"))
     statuses = []
     if names:
         for name in names:

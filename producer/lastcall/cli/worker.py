@@ -8,9 +8,9 @@ import sys
 
 import click
 
+from lastcall.cli import server
 from lastcall.connect import connect
 from lastcall.errors import ConfigError
-from lastcall.settings import Settings
 
 
 @click.command(context_settings={"ignore_unknown_options": True})
@@ -39,12 +39,8 @@ def command(
     if importlib.util.find_spec("celery") is None:
         raise ConfigError("lastcall worker", "run where Celery is installed", "no Celery",
                           "pip install 'lastcall[worker]'")  # fmt: skip
-    settings = Settings.load()
-    if settings.url is None:
-        raise ConfigError("LASTCALL_URL", "set, so that the worker knows its server", "nothing",
-                          "such as LASTCALL_URL=redis://localhost:6379/0")  # fmt: skip
     # Here, since Celery would ask for a server that is not there again and again.
-    connect(settings).close()
+    connect(server.settings("set, so that the worker knows its server")).close()
     slots = concurrency or len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else (
         concurrency or os.cpu_count() or 1
     )  # fmt: skip

@@ -304,6 +304,11 @@ class Ledger:
         stored: Any = self.redis.hgetall(self._own[0])
         return {name.decode(): value for name, value in stored.items()}
 
+    def celery_queue(self) -> str:
+        """What its tickets travel through; "" if consumers read it, or there is no such queue."""
+        stored: Any = self.redis.hget(self._own[0], "celery")
+        return (stored or b"").decode()
+
     def create(
         self, spec: Spec, *, defaults: Mapping[str, Any] | None = None, issue_ms: int = 5_000
     ) -> tuple[str, int]:
