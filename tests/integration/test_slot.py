@@ -6,7 +6,7 @@ from celery import Celery
 
 from lastcall import Client
 from lastcall.settings import Settings
-from lastcall_worker.slot import Station
+from lastcall_worker.station import Station
 from tests import functions
 from tests.servers import Server
 

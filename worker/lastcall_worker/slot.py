@@ -1,29 +1,23 @@
 """The slot: what the one Celery task does. It completes the chunk in hand and claims the next, in one round trip,
 until nothing is ready or its time slice is over.
 
-Everything that a slot needs of its process is in a Station, as many as slots have run at the same time.
+Everything that a slot needs of its process is in its Station (station.py).
 """
 
 from __future__ import annotations
 
 import logging
-import os
 import threading
 import time
 import uuid
-from collections.abc import Callable, Collection, Iterator, Sequence
-from contextlib import contextmanager, suppress
-from dataclasses import dataclass
-from reprlib import Repr
+from collections.abc import Callable, Sequence
+from contextlib import suppress
 from typing import TYPE_CHECKING, Any
 
 from redis.exceptions import RedisError
 
-from lastcall import functions
-from lastcall.connect import connect
 from lastcall.connection import Connection
 from lastcall.current import running as running_here
-from lastcall.envelope import Sealer
 from lastcall.errors import (
     BadEnvelope,
     ItemTimeout,
@@ -33,24 +27,23 @@ from lastcall.errors import (
     ServerOutOfMemory,
     ServerReadOnly,
     ServerUnreachable,
-    UnknownJob,
 )
 from lastcall.letters import write_letter
 from lastcall.outcome import PackedError, pack_error
-from lastcall.payload import CALL, STAR, STARTED, Outcome, open_each, open_items, seal_outcome, seal_parts, seal_values
+from lastcall.payload import CALL, STAR, Outcome, open_each, open_items, seal_outcome, seal_parts, seal_values
 from lastcall.policy import Policy
-from lastcall.registry import Registry
-from lastcall.state import keys
-from lastcall.state.ledger import Again, Completion, Ledger, Output, split
-from lastcall.tickets import SLOT_TASK, TicketSender
+from lastcall.state.ledger import Again, Completion, Ledger, Output
+from lastcall.tickets import SLOT_TASK
 from lastcall.waiting import AWAY
 from lastcall_worker import limits, starters
-from lastcall_worker.events import TaskEvents
+from lastcall_worker.monitored import Monitored
+from lastcall_worker.station import Station, Work
+from lastcall_worker.station import station as a_station
 
 if TYPE_CHECKING:
-    from lastcall.queue import Starter
     from lastcall.settings import Settings
     from lastcall.state.ledger import Chunk, Claim
+    from lastcall_worker.events import TaskEvents
 
 _HAND_S = 0.002  # work that a slot takes in hand at once, when chunks are much shorter than that
 _MOST_CHUNKS = 16
@@ -60,108 +53,6 @@ _AWAY_S = 60.0  # how long a slot bears that the server is away
 _AGAIN_S = 0.2
 
 _log = logging.getLogger(__name__)
-_repr = Repr()
-_repr.maxstring = _repr.maxother = 120
-
-
-@dataclass(slots=True)
-class Work:
-    """One queue's work, as a slot needs it."""
-
-    ledger: Ledger
-    made: tuple[bytes, ...]  # when the queue was made, its epoch and function: tells it from one of the same name
-    style: str
-    celery: str  # Celery queue of its tickets
-    name: str  # of the function, for people
-    function: Callable[..., Any] | None
-    error: PackedError | None  # why there is no function
-    results: str
-    on_error: str
-    down_index: str
-    down_celery: str
-    policy: Policy
-    max_workers: int
-    starter: Starter | None  # what a process or thread does before its first item
-
-
-class Station:
-    """What a slot works with: a connection, keys, the functions that were loaded; one slot at a time uses it."""
-
-    def __init__(self, app: Any, settings: Settings, node: str) -> None:
-        self.app = app
-        self.settings = settings
-        self.node = node
-        self.pid = os.getpid()
-        self.events = TaskEvents(app, node)
-        # One connection of its own, without a pool's bookkeeping: a chunk is one round trip.
-        self.redis = connect(settings, single_connection_client=True)
-        self.sealer = Sealer(settings.key)
-        self.registry = Registry(self.redis)
-        broker = settings.broker
-        assert broker is not None  # connect() has refused settings without a server
-        self.tickets = TicketSender(broker)
-        self.lease_ms = settings.ticket_lease_ms
-        self.row = limits.take_row()  # in the table of time limits
-        self._works: dict[str, Work] = {}
-        self._functions: dict[Any, Callable[..., Any]] = {}
-
-    def work(self, address: str) -> Work | None:
-        """What there is to do for a queue; None if it is gone."""
-        try:
-            ledger = Ledger.open(self.redis, *split(address))
-        except UnknownJob:
-            return None
-        meta = ledger.meta()
-        if not meta:
-            return None
-        made = (meta["created"], meta["epoch"], meta["function"])
-        known = self._works.get(address)
-        if known is not None and known.made == made and known.error is None:
-            return known
-        function, error, starter = None, None, None
-        name, style = meta["identity"].decode(), meta["style"].decode()
-        try:
-            if style != CALL or name.endswith(STARTED):
-                wire = self.sealer.open(meta["function"], ledger.job, ledger.name, "function")
-                if name.endswith(STARTED):
-                    *wire, starter = wire
-                if style != CALL:  # each call brings its own
-                    function = functions.load(wire, self.node, self.sealer.keyed)
-                name = wire[1]
-        except LastcallError as why:
-            if isinstance(why, BadEnvelope):
-                self.refused()
-            error = pack_error(why, self.sealer.keyed)
-        work = Work(
-            ledger, made, style, meta["celery"].decode(), name, function, error,
-            meta["results"].decode(), meta["on_error"].decode(),
-            meta.get("down_index", b"").decode(), meta.get("down_celery", b"").decode(), Policy.stored(meta),
-            int(meta["max_workers"]), starter,
-        )  # fmt: skip
-        if len(self._works) > 1000:
-            self._works.clear()
-        self._works[address] = work
-        return work
-
-    def load(self, wire: Sequence[Any]) -> Callable[..., Any]:
-        """A call's function. Raises FunctionNotImportable, FunctionNotAllowed."""
-        key = tuple(wire)
-        function = self._functions.get(key)
-        if function is None:
-            function = functions.load(wire, self.node, self.sealer.keyed)
-            if len(self._functions) > 1000:
-                self._functions.clear()
-            self._functions[key] = function
-        return function
-
-    def served(self) -> Sequence[str]:
-        """The Celery queues that this worker serves."""
-        return next((info.queues for info in self.registry.known() if info.node == self.node), ())
-
-    def refused(self) -> None:
-        """Count an envelope that was not genuine, for `lastcall status`."""
-        with suppress(RedisError):  # the error that is kept for it matters more
-            self.redis.hincrby(keys.REFUSED, self.node, 1)
 
 
 class TicketOver(BaseException):
@@ -203,7 +94,7 @@ class Running:
     def help(self, ledger: Ledger) -> bool:
         """Run a ready chunk of another queue here and now, if this worker serves that."""
         station = self.slot.station
-        with _station(station.app, station.settings, station.node) as other:
+        with a_station(station.app, station.settings, station.node) as other:
             work = other.work(ledger.address)
             if work is None or work.celery not in other.served():
                 return False
@@ -334,7 +225,7 @@ class Slot:
         """Run a chunk's items and say what it came to."""
         if work.starter is not None:
             self._unready = starters.ready(work.starter, self.station.node, self.station.sealer)
-        call = _Call(time.time())
+        call = Monitored(time.time())
         began = time.perf_counter()
         items, errors = self._open(work, chunk)
         again: dict[int, int] = {}
@@ -536,84 +427,9 @@ class Slot:
                 values[at] = None
 
 
-class _Call:
-    """A chunk as monitors see it: one task, under the user's function's name; one more for each failed item."""
-
-    __slots__ = ("args", "kwargs", "name", "received", "uuid")
-
-    def __init__(self, received: float) -> None:
-        self.received = received
-        self.uuid = str(uuid.uuid4())
-        self.name = self.args = self.kwargs = ""
-
-    def describe(self, work: Work, items: list[Any]) -> None:
-        self.name, self.kwargs = work.name, "{}"
-        if work.style == CALL and items[0] is not None:
-            wire, args, kwargs, _ = items[0]
-            self.name, self.args, self.kwargs = wire[1], _repr.repr(tuple(args)), _repr.repr(kwargs)
-        elif len(items) == 1:
-            self.args = self._of(items[0])
-        else:
-            self.args = _repr.repr(tuple(items))
-
-    def started(self, events: TaskEvents) -> None:
-        events.started(self.uuid, self.name, self.args, self.kwargs, self.received, self.received)
-
-    def ended(
-        self,
-        events: TaskEvents,
-        items: list[Any],
-        values: list[Any],
-        errors: dict[int, PackedError],
-        again: Collection[int],
-        runtime_s: float,
-    ) -> None:
-        about = (self.kwargs, self.received, self.received, runtime_s)
-        identity = self.uuid
-        if len(errors) < len(values):
-            result = _repr.repr(values[0] if len(values) == 1 else values)
-            events.finished(identity, self.name, self.args, *about, result)
-            identity = ""
-        for at, (_, type_name, message, text, _) in errors.items():
-            args = self.args if len(items) == 1 else self._of(items[at])
-            raised = f"{type_name.removeprefix('builtins.')}({message!r})"
-            tell = events.retried if at in again else events.failed
-            tell(identity or str(uuid.uuid4()), self.name, args, *about, raised, text)
-            identity = ""
-
-    @staticmethod
-    def _of(item: Any) -> str:
-        return f"({_repr.repr(item)},)"
-
-
 def _policy(work: Work, item: Any) -> Policy:
     """Of an item: its queue's, or its call's own."""
     return Policy(*item[3]) if work.style == CALL and item is not None else work.policy
-
-
-_idle: list[Station] = []  # of this process: threads and greenlets come and go, stations stay
-
-
-def _take_idle() -> Station | None:
-    while True:
-        try:
-            station = _idle.pop()
-        except IndexError:  # not asked for first: another thread may take the last one in between
-            return None
-        if station.pid == os.getpid():  # not the parent's, inherited by a fork
-            return station
-
-
-@contextmanager
-def _station(app: Any, settings: Settings, node: str) -> Iterator[Station]:
-    station = _take_idle() or Station(app, settings, node)
-    try:
-        yield station
-    except BaseException:
-        # Not to be used again: a reply may be left unread on its connection.
-        limits.give_row(station.row)
-        raise
-    _idle.append(station)
 
 
 def _nothing() -> None:
@@ -622,7 +438,7 @@ def _nothing() -> None:
 
 def run(app: Any, settings: Settings, node: str, address: str, ticket: str, *, events: bool) -> None:
     """Run a slot: here, now."""
-    with _station(app, settings, node) as station:
+    with a_station(app, settings, node) as station:
         Slot(station, address, ticket, station.events if events else None).run()
 
 

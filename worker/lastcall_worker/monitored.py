@@ -1,0 +1,68 @@
+"""Monitored: a chunk as monitors see it."""
+
+from __future__ import annotations
+
+import uuid
+from collections.abc import Collection
+from reprlib import Repr
+from typing import TYPE_CHECKING, Any
+
+from lastcall.outcome import PackedError
+from lastcall.payload import CALL
+
+if TYPE_CHECKING:
+    from lastcall_worker.events import TaskEvents
+    from lastcall_worker.station import Work
+
+_repr = Repr()
+_repr.maxstring = _repr.maxother = 120
+
+
+class Monitored:
+    """A chunk: one task, under the user's function's name; one more for each failed item."""
+
+    __slots__ = ("args", "kwargs", "name", "received", "uuid")
+
+    def __init__(self, received: float) -> None:
+        self.received = received
+        self.uuid = str(uuid.uuid4())
+        self.name = self.args = self.kwargs = ""
+
+    def describe(self, work: Work, items: list[Any]) -> None:
+        self.name, self.kwargs = work.name, "{}"
+        if work.style == CALL and items[0] is not None:
+            wire, args, kwargs, _ = items[0]
+            self.name, self.args, self.kwargs = wire[1], _repr.repr(tuple(args)), _repr.repr(kwargs)
+        elif len(items) == 1:
+            self.args = self._of(items[0])
+        else:
+            self.args = _repr.repr(tuple(items))
+
+    def started(self, events: TaskEvents) -> None:
+        events.started(self.uuid, self.name, self.args, self.kwargs, self.received, self.received)
+
+    def ended(
+        self,
+        events: TaskEvents,
+        items: list[Any],
+        values: list[Any],
+        errors: dict[int, PackedError],
+        again: Collection[int],
+        runtime_s: float,
+    ) -> None:
+        about = (self.kwargs, self.received, self.received, runtime_s)
+        identity = self.uuid
+        if len(errors) < len(values):
+            result = _repr.repr(values[0] if len(values) == 1 else values)
+            events.finished(identity, self.name, self.args, *about, result)
+            identity = ""
+        for at, (_, type_name, message, text, _) in errors.items():
+            args = self.args if len(items) == 1 else self._of(items[at])
+            raised = f"{type_name.removeprefix('builtins.')}({message!r})"
+            tell = events.retried if at in again else events.failed
+            tell(identity or str(uuid.uuid4()), self.name, args, *about, raised, text)
+            identity = ""
+
+    @staticmethod
+    def _of(item: Any) -> str:
+        return f"({_repr.repr(item)},)"

@@ -1,0 +1,155 @@
+"""Station: everything that a slot needs of its process, as many as slots have run at the same time."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from redis.exceptions import RedisError
+
+from lastcall import functions
+from lastcall.connect import connect
+from lastcall.envelope import Sealer
+from lastcall.errors import BadEnvelope, LastcallError, UnknownJob
+from lastcall.outcome import PackedError, pack_error
+from lastcall.payload import CALL, STARTED
+from lastcall.policy import Policy
+from lastcall.registry import Registry
+from lastcall.state import keys
+from lastcall.state.ledger import Ledger, split
+from lastcall.tickets import TicketSender
+from lastcall_worker import limits
+from lastcall_worker.events import TaskEvents
+
+if TYPE_CHECKING:
+    from lastcall.queue import Starter
+    from lastcall.settings import Settings
+
+
+@dataclass(slots=True)
+class Work:
+    """One queue's work, as a slot needs it."""
+
+    ledger: Ledger
+    made: tuple[bytes, ...]  # when the queue was made, its epoch and function: tells it from one of the same name
+    style: str
+    celery: str  # Celery queue of its tickets
+    name: str  # of the function, for people
+    function: Callable[..., Any] | None
+    error: PackedError | None  # why there is no function
+    results: str
+    on_error: str
+    down_index: str
+    down_celery: str
+    policy: Policy
+    max_workers: int
+    starter: Starter | None  # what a process or thread does before its first item
+
+
+class Station:
+    """What a slot works with: a connection, keys, the functions that were loaded; one slot at a time uses it."""
+
+    def __init__(self, app: Any, settings: Settings, node: str) -> None:
+        self.app = app
+        self.settings = settings
+        self.node = node
+        self.pid = os.getpid()
+        self.events = TaskEvents(app, node)
+        # One connection of its own, without a pool's bookkeeping: a chunk is one round trip.
+        self.redis = connect(settings, single_connection_client=True)
+        self.sealer = Sealer(settings.key)
+        self.registry = Registry(self.redis)
+        broker = settings.broker
+        assert broker is not None  # connect() has refused settings without a server
+        self.tickets = TicketSender(broker)
+        self.lease_ms = settings.ticket_lease_ms
+        self.row = limits.take_row()  # in the table of time limits
+        self._works: dict[str, Work] = {}
+        self._functions: dict[Any, Callable[..., Any]] = {}
+
+    def work(self, address: str) -> Work | None:
+        """What there is to do for a queue; None if it is gone."""
+        try:
+            ledger = Ledger.open(self.redis, *split(address))
+        except UnknownJob:
+            return None
+        meta = ledger.meta()
+        if not meta:
+            return None
+        made = (meta["created"], meta["epoch"], meta["function"])
+        known = self._works.get(address)
+        if known is not None and known.made == made and known.error is None:
+            return known
+        function, error, starter = None, None, None
+        name, style = meta["identity"].decode(), meta["style"].decode()
+        try:
+            if style != CALL or name.endswith(STARTED):
+                wire = self.sealer.open(meta["function"], ledger.job, ledger.name, "function")
+                if name.endswith(STARTED):
+                    *wire, starter = wire
+                if style != CALL:  # each call brings its own
+                    function = functions.load(wire, self.node, self.sealer.keyed)
+                name = wire[1]
+        except LastcallError as why:
+            if isinstance(why, BadEnvelope):
+                self.refused()
+            error = pack_error(why, self.sealer.keyed)
+        work = Work(
+            ledger, made, style, meta["celery"].decode(), name, function, error,
+            meta["results"].decode(), meta["on_error"].decode(),
+            meta.get("down_index", b"").decode(), meta.get("down_celery", b"").decode(), Policy.stored(meta),
+            int(meta["max_workers"]), starter,
+        )  # fmt: skip
+        if len(self._works) > 1000:
+            self._works.clear()
+        self._works[address] = work
+        return work
+
+    def load(self, wire: Sequence[Any]) -> Callable[..., Any]:
+        """A call's function. Raises FunctionNotImportable, FunctionNotAllowed."""
+        key = tuple(wire)
+        function = self._functions.get(key)
+        if function is None:
+            function = functions.load(wire, self.node, self.sealer.keyed)
+            if len(self._functions) > 1000:
+                self._functions.clear()
+            self._functions[key] = function
+        return function
+
+    def served(self) -> Sequence[str]:
+        """The Celery queues that this worker serves."""
+        return next((info.queues for info in self.registry.known() if info.node == self.node), ())
+
+    def refused(self) -> None:
+        """Count an envelope that was not genuine, for `lastcall status`."""
+        with suppress(RedisError):  # the error that is kept for it matters more
+            self.redis.hincrby(keys.REFUSED, self.node, 1)
+
+
+_idle: list[Station] = []  # of this process: threads and greenlets come and go, stations stay
+
+
+def _take_idle() -> Station | None:
+    while True:
+        try:
+            station = _idle.pop()
+        except IndexError:  # not asked for first: another thread may take the last one in between
+            return None
+        if station.pid == os.getpid():  # not the parent's, inherited by a fork
+            return station
+
+
+@contextmanager
+def station(app: Any, settings: Settings, node: str) -> Iterator[Station]:
+    """One that nobody uses, for the block."""
+    taken = _take_idle() or Station(app, settings, node)
+    try:
+        yield taken
+    except BaseException:
+        # Not to be used again: a reply may be left unread on its connection.
+        limits.give_row(taken.row)
+        raise
+    _idle.append(taken)
