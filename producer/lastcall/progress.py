@@ -244,8 +244,9 @@ def _view(console: Console) -> _Bars | _Notebook | _Lines:
 def _table(rows: Sequence[_Row], took_s: float | None = None) -> Table:
     """The queues, one a row; a column that would say nothing but 0 is left out."""
     table = Table(box=None, pad_edge=False, header_style="dim")
-    table.add_column("queue", no_wrap=True)
-    table.add_column("")
+    # Only these two give way where the terminal is narrow.
+    table.add_column("queue", overflow="ellipsis")
+    table.add_column("", max_width=_BAR)
     table.add_column("done", justify="right", no_wrap=True)
     counters = [
         (title, name)
@@ -256,22 +257,23 @@ def _table(rows: Sequence[_Row], took_s: float | None = None) -> Table:
         if name in ("ready", "leased") or any(getattr(row.status, name) for row in rows)
     ]  # fmt: skip
     for title, _ in counters:
-        table.add_column(title, justify="right", style="red" if title == "dead" else None)
+        table.add_column(title, justify="right", no_wrap=True, style="red" if title == "dead" else None)
     table.add_column("rate", justify="right", no_wrap=True)
     table.add_column("left" if took_s is None else "", justify="right", no_wrap=True)
+    one_job = len({row.status.job for row in rows}) == 1
     for row in rows:
         status = row.status
         of = "" if row.total is None else f"/{row.total:,}"
         bar = ProgressBar(
-            total=row.total, completed=row.finished, width=_BAR, pulse=row.total is None,
+            total=row.total, completed=row.finished, pulse=row.total is None,
             finished_style="red" if status.dead else "green",
         )  # fmt: skip
         if status.ended:
-            bar = ProgressBar(total=1, completed=1, width=_BAR, finished_style=_STYLES[status.state])
+            bar = ProgressBar(total=1, completed=1, finished_style=_STYLES[status.state])
         last = Text(status.state, _STYLES[status.state]) if status.ended else Text(_left(row))
         table.add_row(
-            row.name, bar, f"{row.finished:,}{of}", *(f"{getattr(status, name):,}" for _, name in counters),
-            row.pace, last,
+            Text(status.name if one_job else row.name), bar, f"{row.finished:,}{of}",
+            *(f"{getattr(status, name):,}" for _, name in counters), row.pace, last,
         )  # fmt: skip
     if took_s is not None:
         table.caption, table.caption_justify = f"in {_duration(took_s)}", "left"
