@@ -154,7 +154,9 @@ class Pipe(Lines):
             raise NotYet
         data = os.read(self._file.fileno(), _READ_BYTES)
         self._buffer += data
-        self._ended = not data
+        if not data:
+            self._ended = True
+            self._file.close()
 
 
 class _PipeItems(Iterator[Any]):

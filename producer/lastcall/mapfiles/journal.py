@@ -52,6 +52,7 @@ class Journal:
             except OSError:
                 alone = False
             if not alone:
+                os.close(self._fd)
                 raise ConfigError(
                     "--output", "a file that nobody else writes", repr(path), "another `lastcall map` is at work on it"
                 )
