@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import functools
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -12,11 +11,12 @@ import pytest
 
 from lastcall import Client, Executor, Pool, task
 from lastcall.calls import Calls
-from lastcall.errors import AsideLost, BadEnvelope, ItemTooLarge
+from lastcall.errors import AsideLost, BadEnvelope, DeadLetters, ItemTooLarge
 from lastcall.state import keys
 from tests.arrays import dies_once, fails_once, first, firsts, scribble, total
 from tests.conftest import Cluster
-from tests.functions import Gate
+from tests.documents import printed_by
+from tests.functions import Counted, Gate
 from tests.workers import Worker, until
 
 pytestmark = pytest.mark.integration
@@ -135,41 +135,30 @@ def test_a_pool_s_initargs_go_aside(client: Client, name: str) -> None:
         assert pool.map(abs, [-1, -2]) == [1, 2]
 
 
-def test_a_queue_s_function_has_it_when_it_goes_on_after_its_end(client: Client, name: str) -> None:
-    function = functools.partial(fails_once, array(5))
-    queue = client.queue(name, function)
-    with queue.producer() as out:
-        out.put_many([])
-    queue.join(60)
-    queue.reopen()
-    again = client.queue(name, functools.partial(first, array(5)), job=f"{name}-other", retries=0)
-    with again.producer() as out:
-        out.put_many([1, "x"])  # a number and a word do not add up
-    until(lambda: again.status().ended, "its end")
-    again.drop_dead()
-    assert list(again.results()) == [6.0]
-    assert len(aside(client, f"{name}-other")) == 1
+def test_a_queue_s_function_has_it_in_its_next_epoch_too(client: Client, name: str) -> None:
+    data = array(5)
+    queue = client.queue(name, functools.partial(first, data))
+    for _ in range(2):
+        with queue.producer() as out:
+            out.put_many([1, 2])
+        queue.join(60)
+        assert sorted(queue.results()) == [6.0, 7.0]
+        queue.reopen()
+    assert len(aside(client, name)) == 1
+    assert client.queue(name, functools.partial(first, data)).name == name  # another handle of the same
+    assert len(aside(client, name)) == 1
 
 
 def test_dead_letters_run_again_with_the_function_s_array(client: Client, name: str, cluster: Cluster) -> None:
-    gate = Gate(cluster.url, name)
-    data = array(5)
-
-    def picky(n: int) -> float:
-        if gate.url and not data[0] == 5:
-            raise AssertionError("its array is another")
-        with gate._server() as server:
-            if server.incr(f"test:{gate.name}:times") == 1:
-                raise ValueError("the first time")
-        return float(data[0]) + n
-
-    queue = client.queue(name, picky)
+    data, counted = array(5), Counted(cluster.url, name, raising=(1,), times=1)
+    queue = client.queue(name, lambda n: float(data[0]) + counted(n))
     with queue.producer() as out:
-        out.put(1)
-    until(lambda: queue.status().ended, "its end")
+        out.put_many([1, 2])
+    with pytest.raises(DeadLetters):
+        queue.join(60)
     assert queue.retry_dead() == 1
     queue.join(60)
-    assert list(queue.results()) == [6.0]
+    assert sorted(queue.results()) == [6.0, 7.0]
 
 
 def test_a_call_whose_process_is_killed_has_it_the_next_time(client: Client) -> None:
@@ -209,13 +198,14 @@ def test_what_a_waiting_call_needs_is_never_removed_to_make_room(cluster: Cluste
     with cluster.client(aside_cache_bytes=0) as client:
         held = [client.submit(gate, n) for n in range(2)]
         gate.begun(2)  # both slots
-        arrays = [array(n) for n in range(8)]
-        futures = [client.submit(first, one) for one in arrays]
-        job = calls_of(client).job
-        assert len(aside(client, job)) == 8
-        assert futures[-1].cancel()
-        assert len(aside(client, job)) == 7  # nobody needs that
-        gate.open(2)
+        try:
+            futures = [client.submit(first, array(n)) for n in range(8)]
+            job = calls_of(client).job
+            assert len(aside(client, job)) == 8
+            assert futures[-1].cancel()
+            until(lambda: len(aside(client, job)) == 7, "what nobody needs to be removed")
+        finally:
+            gate.open(2)
         assert [future.result(60) for future in futures[:-1]] == [float(n) for n in range(7)]
         assert [future.result(60) for future in held] == [0, 1]
         until(lambda: not aside(client, job), "all to be removed")
@@ -258,7 +248,7 @@ def test_a_job_that_has_expired_leaves_nothing_and_can_be_made_anew(cluster: Clu
             until(lambda: not redis.exists(keys.of_job(name, "job")), "it to expire")
 
 
-def test_a_client_that_dies_leaves_nothing_for_ever(cluster: Cluster, tmp_path: Path, names: Callable[[], str]) -> None:
+def test_a_client_that_dies_leaves_nothing_for_ever(cluster: Cluster) -> None:
     with cluster.client(lease_s=1, ttl_s=1) as client:
         future = client.submit(first, array(5))
         assert future.result(60) == 5.0
@@ -266,3 +256,7 @@ def test_a_client_that_dies_leaves_nothing_for_ever(cluster: Cluster, tmp_path: 
         client._connection.heart.stop()  # as if it were dead: its lease runs out
         redis = client._connection.redis
         until(lambda: not redis.exists(keys.of_job(calls.job, "job")), "its job to expire")
+
+
+def test_the_documents_program_does_what_it_says(cluster: Cluster, tmp_path: Path) -> None:
+    assert printed_by("docs/aside.md", cluster, tmp_path) == [["0"]]
