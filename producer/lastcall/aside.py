@@ -26,10 +26,13 @@ if TYPE_CHECKING:
     from lastcall.state.ledger import Ledger
 
 
-@dataclass(slots=True)
-class _Kept:
+@dataclass(slots=True, eq=False)
+class Kept:
+    """What a client has put aside. calls: those that need it."""
+
+    digest: bytes
     size: int
-    calls: int = 0  # that need it
+    calls: int = 0
 
 
 class Aside:
@@ -42,16 +45,16 @@ class Aside:
         self._connection = connection
         self._ledger = ledger
         self._most = connection.settings.aside_cache_bytes
-        self._kept: OrderedDict[bytes, _Kept] = OrderedDict()  # the one that was needed last is the last
+        self._kept: OrderedDict[bytes, Kept] = OrderedDict()  # the one that was needed last is the last
         self._idle = 0  # bytes that no call needs
         self._lock = threading.Lock()
 
     def parcel(self, *, copied: bool = True) -> Parcel:
         """For one call's arguments."""
-        return parcel(self._connection, self._ledger.job, copied=copied)
+        return parcel(self._connection, self._ledger.job, self._connection.settings.max_item_bytes, copied=copied)
 
-    def hold(self, contents: Mapping[bytes, memoryview]) -> None:
-        """A call is to be sent that needs these: put there what is not there.
+    def hold(self, contents: Mapping[bytes, memoryview]) -> tuple[Kept, ...]:
+        """A call is to be sent that needs these: put there what is not there. Gives what release() is to be told.
 
         Raises UnknownJob; ServerUnreachable, ServerReadOnly or ServerOutOfMemory after a minute.
         """
@@ -59,45 +62,45 @@ class Aside:
             for digest, raw in contents.items():
                 if digest not in self._kept:
                     put(self._connection, self._ledger, digest, raw)
-                    self._kept[digest] = _Kept(raw.nbytes)
+                    self._kept[digest] = Kept(digest, raw.nbytes)
                     self._idle += raw.nbytes
-            for digest in contents:
-                kept = self._kept[digest]
+            needed = tuple(self._kept[digest] for digest in contents)
+            for kept in needed:
                 if kept.calls == 0:
                     self._idle -= kept.size
                 kept.calls += 1
-                self._kept.move_to_end(digest)
+                self._kept.move_to_end(kept.digest)
+            return needed
 
-    def release(self, digests: Iterable[bytes]) -> None:
+    def release(self, needed: Iterable[Kept]) -> None:
         """That call needs them no more."""
         with self._lock:
-            for digest in digests:
-                kept = self._kept.get(digest)
-                if kept is not None:  # else it was lost
-                    kept.calls -= 1
-                    if kept.calls == 0:
-                        self._idle += kept.size
-            if self._idle <= self._most:
-                return
+            for kept in needed:
+                kept.calls -= 1
+                if kept.calls == 0 and self._is_there(kept):
+                    self._idle += kept.size
             gone = []
             for digest, kept in self._kept.items():
+                if self._idle <= self._most:
+                    break
                 if kept.calls == 0:
                     gone.append(digest)
                     self._idle -= kept.size
-                    if self._idle <= self._most:
-                        break
             for digest in gone:
                 del self._kept[digest]
             # Under the lock: else it would take away what another thread has just put there again.
             self._drop(gone)
 
-    def lost(self, digests: Iterable[bytes]) -> None:
+    def lost(self, needed: Iterable[Kept]) -> None:
         """They are not there, or not what they were: put them there anew for the next call that has them."""
         with self._lock:
-            for digest in digests:
-                kept = self._kept.pop(digest, None)
-                if kept is not None and kept.calls == 0:
-                    self._idle -= kept.size
+            for kept in needed:
+                if self._is_there(kept):  # not where that was done since
+                    del self._kept[kept.digest]
+                    self._idle -= 0 if kept.calls else kept.size
+
+    def _is_there(self, kept: Kept) -> bool:
+        return self._kept.get(kept.digest) is kept
 
     def clear(self) -> None:
         """No call needs anything any more."""
@@ -112,10 +115,9 @@ class Aside:
             self._ledger.drop_aside(digests)
 
 
-def parcel(connection: Connection, job: str, *, copied: bool = True) -> Parcel:
-    """For a value that is sent with this job."""
-    settings = connection.settings
-    return Parcel(job, settings.aside_bytes or sys.maxsize, settings.max_item_bytes, copied=copied)
+def parcel(connection: Connection, job: str, limit: int = sys.maxsize, *, copied: bool = True) -> Parcel:
+    """For a value that is sent with this job. limit: bytes of the largest buffer; the server has one of its own."""
+    return Parcel(job, connection.settings.aside_bytes or sys.maxsize, limit, copied=copied)
 
 
 def put(connection: Connection, ledger: Ledger, digest: bytes, raw: memoryview) -> None:

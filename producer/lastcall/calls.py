@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any
 from redis.exceptions import RedisError
 
 from lastcall import functions
-from lastcall.aside import Aside
+from lastcall.aside import Aside, Kept
 from lastcall.current import HELP_S, current, help_with, running
 from lastcall.errors import (
     AsideLost,
@@ -69,7 +69,7 @@ class Answer(Future[Any]):
     number = 0  # of the call's chunk; another one when calls before it are dropped before they are sent
     withdrawn = False
     held = False
-    needs: tuple[bytes, ...] = ()  # what lies aside for it
+    needs: tuple[Kept, ...] = ()  # what lies aside for it
 
     def __init__(self, ledger: Ledger | None = None, calls: Calls | None = None) -> None:
         super().__init__()
@@ -189,13 +189,11 @@ class Calls:
 
     def _hold(self, parcel: Parcel, future: Answer) -> None:
         """See that the call's large arguments are on the server until it is done."""
-        contents = parcel.contents
         try:
-            self._aside.hold(contents)
+            future.needs = self._aside.hold(parcel.contents)
         except LastcallError:
             self.broken = True
             raise
-        future.needs = tuple(contents)
 
     def _release(self, future: Any) -> None:
         self._aside.release(future.needs)

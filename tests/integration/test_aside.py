@@ -231,6 +231,7 @@ def test_what_is_gone_or_was_changed_is_told_and_the_next_call_mends_it(lonely: 
                 futures["changed"].result(60)
             assert futures["right"].result(60) == 3.0
             assert client.submit(first, gone).result(60) == 1.0
+            assert len(aside(client, calls_of(client).job)) == 3
             assert client.submit(first, changed).result(60) == 2.0
             refused: Any = redis.hgetall(keys.REFUSED)
             assert sum(map(int, refused.values())) >= 1
@@ -260,3 +261,27 @@ def test_a_client_that_dies_leaves_nothing_for_ever(cluster: Cluster) -> None:
 
 def test_the_documents_program_does_what_it_says(cluster: Cluster, tmp_path: Path) -> None:
     assert printed_by("docs/aside.md", cluster, tmp_path) == [["0"]]
+
+
+def test_who_is_told_late_that_it_is_gone_takes_nothing_from_who_has_sent_it_since(lonely: Cluster) -> None:
+    data = array(1)
+    with lonely.client(aside_cache_bytes=0) as client:
+        client.submit(first, [1.0])
+        calls = calls_of(client)
+        parcel = calls._aside.parcel()
+        client._connection.sealer.dump(data, parcel)
+        early, other = (calls._aside.hold(parcel.contents) for _ in range(2))
+        calls._aside.lost(early)
+        again = calls._aside.hold(parcel.contents)
+        calls._aside.lost(other)
+        calls._aside.release(early)
+        calls._aside.release(other)
+        assert len(aside(client, calls.job)) == 1  # it is needed
+        calls._aside.release(again)
+        assert aside(client, calls.job) == set()
+        client.close(wait=False)
+
+
+def test_a_function_s_array_may_be_larger_than_an_item(cluster: Cluster) -> None:
+    with cluster.client(max_item_bytes=MB // 2) as client:
+        assert list(client.map(functools.partial(first, array(1)), [1, 2])) == [2.0, 3.0]
