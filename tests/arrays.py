@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import pickle
 import signal
+import time
 from typing import Any
 
 from lastcall import current
@@ -28,6 +29,11 @@ def scribble(array: Any, value: float) -> tuple[float, float]:
 
 
 def first(array: Any, n: int = 0) -> float:
+    return float(array[0]) + n
+
+
+def first_slowly(array: Any, n: int) -> float:
+    time.sleep(0.02)
     return float(array[0]) + n
 
 
