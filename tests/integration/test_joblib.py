@@ -23,12 +23,13 @@ from sklearn.svm import SVC
 
 import lastcall.joblib
 from lastcall import Client
-from lastcall.errors import NotSerializable, NoWorker, RemoteError, RemoteTraceback
+from lastcall.errors import FunctionNotAllowed, NotSerializable, NoWorker, RemoteError, RemoteTraceback
 from lastcall.state import keys
 from tests.arrays import dies_once, first, scribble
 from tests.conftest import Cluster
 from tests.documents import printed_by
 from tests.functions import Counted, Gate, Odd, fail, same, square
+from tests.servers import Server
 from tests.tasks import AtOnce, here, in_parallel_in_turn, with_a_bad_end
 from tests.workers import until
 
@@ -256,6 +257,13 @@ def test_where_no_worker_comes_it_says_so(lonely: Cluster) -> None:
         pytest.raises(NoWorker, match="lastcall worker -Q cpu"),
     ):
         Parallel()(delayed(square)(i) for i in range(3))
+
+
+def test_without_a_key_it_says_that_there_must_be_one(server: Server) -> None:
+    with Client(server.unix_url) as client, parallel_config(backend="lastcall", n_jobs=2, client=client):
+        with pytest.raises(FunctionNotAllowed, match="LASTCALL_KEY"):
+            Parallel()(delayed(square)(i) for i in range(3))
+        client.close(wait=False)
 
 
 def test_an_exception_that_does_not_pickle_arrives_all_the_same(on_lastcall: None) -> None:
