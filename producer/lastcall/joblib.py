@@ -30,6 +30,7 @@ from joblib.parallel import (
 from lastcall import functions
 from lastcall.calls import Answer, Calls
 from lastcall.client import Client
+from lastcall.connection import Connection
 from lastcall.current import current
 from lastcall.errors import NoWorker
 from lastcall.policy import told_of
@@ -73,8 +74,13 @@ class LastcallBackend(AutoBatchingMixin, ParallelBackendBase):
         self._calls: Calls | None = None
 
     @property
-    def _client(self) -> Client:
-        return self._given or _shared_client()
+    def _connection(self) -> Connection:
+        connection = (self._given or _shared_client())._open()
+        if connection.pid != os.getpid():
+            return Connection.of(
+                connection.settings
+            )  # it came here by a fork: the leases that it renews are the parent's
+        return connection
 
     def effective_n_jobs(self, n_jobs: int | None) -> int:
         """How many tasks may run at the same time. Raises ValueError for 0, NoWorker."""
@@ -142,12 +148,12 @@ class LastcallBackend(AutoBatchingMixin, ParallelBackendBase):
 
     def _open(self) -> Calls:
         if self._calls is None:
-            self._calls = Calls(self._client._open(), self._workers, max_workers=self._max_workers)
+            self._calls = Calls(self._connection, self._workers, max_workers=self._max_workers)
         return self._calls
 
     def _slots(self) -> int:
         """The cluster's slots; waits for a first worker."""
-        connection = self._client._open()
+        connection = self._connection
         began = time.monotonic()
         while not (slots := connection.slots(self._workers)):
             waited_s = time.monotonic() - began
