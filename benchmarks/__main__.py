@@ -7,11 +7,13 @@ import sys
 from collections.abc import Callable, Sequence
 
 from benchmarks import (
+    aside,
     backlog,
     calls,
     chunks,
     efficiency,
     events,
+    joblib,
     latency,
     map,
     memory,
@@ -28,6 +30,8 @@ BENCHMARKS: dict[str, Callable[[Stand], list[Row]]] = {
     "backlog": backlog.run,
     "chunks": chunks.run,
     "events": events.run,
+    "joblib": joblib.run,
+    "aside": aside.run,
 }
 
 

@@ -17,8 +17,17 @@ from typing import TYPE_CHECKING, Any
 from redis.exceptions import RedisError
 
 from lastcall import functions
+from lastcall.aside import Aside, Kept
 from lastcall.current import HELP_S, current, help_with, running
-from lastcall.errors import ItemTooLarge, LastcallError, LeaseLost, NotSerializable, QueueCancelled
+from lastcall.errors import (
+    AsideLost,
+    BadEnvelope,
+    ItemTooLarge,
+    LastcallError,
+    LeaseLost,
+    NotSerializable,
+    QueueCancelled,
+)
 from lastcall.outcome import unpack_error
 from lastcall.payload import CALL
 from lastcall.policy import Policy, told_of
@@ -29,6 +38,7 @@ from lastcall.waiting import AWAY, Deadline, unreachable
 
 if TYPE_CHECKING:
     from lastcall.connection import Connection
+    from lastcall.parcel import Parcel
     from lastcall.queue import Starter
     from lastcall.state.ledger import Ledger
 
@@ -59,6 +69,7 @@ class Answer(Future[Any]):
     number = 0  # of the call's chunk; another one when calls before it are dropped before they are sent
     withdrawn = False
     held = False
+    needs: tuple[Kept, ...] = ()  # what lies aside for it
 
     def __init__(self, ledger: Ledger | None = None, calls: Calls | None = None) -> None:
         super().__init__()
@@ -127,6 +138,7 @@ class Calls:
             raise unreachable(connection, error) from error
         self._producer = self._queue.producer("client", chunk_items=1)
         self.ledger = self._queue._ledger
+        self._aside = Aside(connection, self.ledger)
         self._futures: dict[int, Answer] = {}  # by the number of the call's chunk
         self._cancelling = threading.Lock()
         self._some = threading.Event()
@@ -137,17 +149,25 @@ class Calls:
         self._reader.start()
 
     def submit(
-        self, function: Callable[..., Any], args: Any, kwargs: dict[str, Any], policy: Policy | None = None
-    ) -> Answer:
-        """Send a call. policy: None for what @task says. Raises NotSerializable, ItemTooLarge, and what broke it."""
+        self, function: Callable[..., Any], args: Any, kwargs: dict[str, Any], policy: Policy | None = None, *,
+        copied: bool = True, name: str | None = None,
+    ) -> Answer:  # fmt: skip
+        """Send a call. policy: None for what @task says. copied: whether it may write into large arrays, which are its
+        own then. name: of the function, for people. Raises NotSerializable, ItemTooLarge, and what broke it.
+        """
         wire, told = self._sent(function)
+        if name is not None:
+            wire = (wire[0], name, wire[2])
+        parcel = self._aside.parcel(copied=copied)
         try:
-            dumped = self._producer.dump((wire, args, kwargs, told if policy is None else policy.wire))
+            dumped = self._producer.dump((wire, args, kwargs, told if policy is None else policy.wire), parcel)
         except NotSerializable as error:
             raise self._which(error, args, kwargs) from error
         except ItemTooLarge as error:
             raise ItemTooLarge(error.size_bytes, error.limit_bytes) from None
         future = Answer(self.ledger, self)
+        if parcel.taken:
+            self._hold(parcel, future)
 
         def register(number: int) -> None:
             if self.broken:
@@ -157,11 +177,26 @@ class Calls:
 
         try:
             self._producer.put_dumped(dumped, registered=register)
+        except BaseException as error:
+            self._aside.release(future.needs)
+            if isinstance(error, LastcallError):
+                self.broken = True
+            raise
+        if future.needs:
+            future.add_done_callback(self._release)
+        self._some.set()
+        return future
+
+    def _hold(self, parcel: Parcel, future: Answer) -> None:
+        """See that the call's large arguments are on the server until it is done."""
+        try:
+            future.needs = self._aside.hold(parcel.contents)
         except LastcallError:
             self.broken = True
             raise
-        self._some.set()
-        return future
+
+    def _release(self, future: Any) -> None:
+        self._aside.release(future.needs)
 
     def _sent(self, function: Callable[..., Any]) -> _Sent:
         try:
@@ -251,6 +286,7 @@ class Calls:
             self._some.set()
             if not self.reads_here:
                 self._reader.join()
+                self._aside.clear()
 
     def _drop(self) -> None:
         with contextlib.suppress(RedisError, LastcallError):  # it ends by itself when its lease has run out
@@ -317,7 +353,10 @@ class Calls:
         elif entry.error is not None:
             _settle(future, entry.error)
         elif entry.outcome.errors:
-            _settle(future, unpack_error(entry.outcome.errors[0], self._connection.sealer.keyed))
+            error = unpack_error(entry.outcome.errors[0], self._connection.sealer.keyed)
+            if future.needs and isinstance(error, AsideLost | BadEnvelope):
+                self._aside.lost(future.needs)
+            _settle(future, error)
         else:
             future.set_result(entry.outcome.values[0])
 

@@ -239,5 +239,8 @@ class Client:
 
 def _environment(settings: Settings) -> dict[str, str]:
     """Settings that the private workers are to share."""
-    names = ("lease_s", "slice_s", "linger_s", "reap_s", "ttl_s", "max_item_bytes", "worker_wait_s")
+    names = (
+        "lease_s", "slice_s", "linger_s", "reap_s", "ttl_s", "max_item_bytes", "worker_wait_s", "aside_bytes",
+        "aside_cache_bytes",
+    )  # fmt: skip
     return {f"LASTCALL_{name.upper()}": str(getattr(settings, name)) for name in names}

@@ -148,6 +148,21 @@ class NotDeserializable(LastcallError):
         )
 
 
+class AsideLost(NotDeserializable):
+    """A large argument of a call, which lies beside it on the server, is not there. The call was not run.
+
+    job: of the call; why: it is not.
+    """
+
+    def __init__(self, job: str, why: str) -> None:
+        self.job, self.why, self.reason, self.module = job, why, why, ""
+        LastcallError.__init__(
+            self,
+            f"a large argument of a call of job {job} cannot be had ({why}): submit the call again, which puts it "
+            "there anew, or make the queue anew whose function it belongs to",
+        )
+
+
 class ItemTooLarge(LastcallError, ValueError):
     """An item is over the limit. size_bytes, limit_bytes; index: of the item, if there are more."""
 

@@ -57,7 +57,7 @@ def dump(function: Function, sealer_has_key: bool) -> FunctionSpec:
     """
     if not callable(function):
         raise ConfigError("function", "callable", f"a value of type {type(function).__name__}")
-    name = _display_name(function)
+    name = display_name(function)
     if not sealer_has_key:
         registered = name_of(function)
         if registered is None:
@@ -192,7 +192,8 @@ def _reference(function: Function) -> str | None:
     return f"{module_name}:{qualname}" if found is function else None
 
 
-def _display_name(function: Function) -> str:
+def display_name(function: Function) -> str:
+    """A function's name for people, "module.qualname"; of a partial, that of what it calls."""
     while isinstance(function, functools.partial):
         function = function.func
     shown: Any = function if hasattr(function, "__qualname__") else type(function)

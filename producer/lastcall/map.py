@@ -159,6 +159,7 @@ class _Map:
         self._job = job
         self._ledger = queue._ledger
         self._celery_queue = queue.workers
+        self._beside = () if keep else queue._beside
         self._items: Iterator[Any] = zip(*iterables, strict=False) if several else iter(iterables[0])
         sizes = [len(one) for one in iterables if isinstance(one, Sized)]
         self._remaining = min(sizes) if sizes else None
@@ -218,6 +219,7 @@ class _Map:
                 self._ledger.cancel()
             elif not self._left:
                 self._ledger.leave(MAP, self._epoch)
+            self._ledger.drop_aside(self._beside)
         except (RedisError, LastcallError) as error:  # it ends by itself when its lease has run out
             _log.warning("map %s cannot be ended now: %s", self._job, error)
 

@@ -32,6 +32,7 @@ from lastcall.waiting import AWAY, Deadline, Outage, Patience
 
 if TYPE_CHECKING:
     from lastcall.connection import Connection
+    from lastcall.parcel import Parcel
     from lastcall.state.ledger import Lease, Ledger
 
 T = TypeVar("T")
@@ -127,10 +128,10 @@ class Producer(Generic[T]):
         for item in items:
             self.put(item)
 
-    def dump(self, item: object) -> bytes:
-        """Serialize an item. Raises NotSerializable, ItemTooLarge."""
+    def dump(self, item: object, parcel: Parcel | None = None) -> bytes:
+        """Serialize an item. parcel: takes its large buffers. Raises NotSerializable, ItemTooLarge."""
         try:
-            dumped = self._connection.sealer.dump(item)
+            dumped = self._connection.sealer.dump(item, parcel)
         except NotSerializable as error:
             raise NotSerializable("item", self._put_so_far(), error.type_name, error.reason) from error
         if len(dumped) > self._limit:

@@ -14,6 +14,7 @@ from collections.abc import Callable, Iterator, Sequence
 from typing import TYPE_CHECKING, Any, Generic, TypeVar
 
 from lastcall import functions
+from lastcall.aside import parcel, put
 from lastcall.checks import bound, one_of, plain_name, positive, seconds
 from lastcall.connection import Connection
 from lastcall.consumer import Consumer
@@ -62,6 +63,7 @@ class StatusableQueue(Generic[T]):
         self.function_name = meta["identity"].decode()
         self._results = meta["results"].decode()
         self._on_error = meta["on_error"].decode()
+        self._beside: tuple[bytes, ...] = ()  # what lies aside for its function, where this made it
 
     def __repr__(self) -> str:
         return f"<StatusableQueue {self._own_ledger.shown}>"
@@ -347,14 +349,15 @@ def make(
             "on_error", "'dead' where outputs go into another queue", "'return'", "nobody reads results of this one"
         )
     sealer = connection.sealer
-    identity, sealed, celery = None, None, None
+    identity, sealed, celery, beside = None, None, None, None
     if function is not None:
         travelling = functions.dump(function, sealer.keyed)
         identity = travelling.identity if style == ITEM else f"{travelling.identity} ({style})"
         wire: tuple[Any, ...] = travelling.wire
         if starter is not None:
             wire, identity = (*wire, starter), identity + STARTED
-        sealed = sealer.seal(wire, job, name, "function")
+        beside = parcel(connection, job)
+        sealed = sealer.seal(wire, job, name, "function", parcel=beside)
         celery = workers or "cpu"
         plain_name("workers", celery)
         connection.ensure_workers(celery)
@@ -389,7 +392,12 @@ def make(
     if into is None:
         # It may be one that was made with a queue downstream, by another.
         ledger = Ledger.open(connection.redis, job, name)
+    contents = {} if beside is None or state in ENDED else beside.contents
+    for digest, raw in contents.items():  # before anybody can put: what slots run the items through is whole then
+        if not ledger.has_aside(digest):
+            put(connection, ledger, digest, raw)
     queue: StatusableQueue[Any] = StatusableQueue(connection, ledger)
+    queue._beside = tuple(contents)
     if queue.workers:
         connection.ensure_workers(queue.workers)
     return queue

@@ -47,6 +47,9 @@ class Settings:
     ttl_s: seconds that a finished job is kept.
     max_item_bytes: the largest item that is taken, at most 512 MiB.
     worker_wait_s: seconds to wait for a worker to appear before NoWorker.
+    aside_bytes: arrays, bytes and other buffers in the arguments of calls that are at least as large are sent once, not
+    with each call (0: with each call, whatever they are).
+    aside_cache_bytes: how much of that a worker's process keeps, and a client leaves on the server that no call needs.
     Raises ConfigError for a value that cannot be used.
     """
 
@@ -61,6 +64,8 @@ class Settings:
     ttl_s: float = 86_400.0
     max_item_bytes: int = 64 * 1024 * 1024
     worker_wait_s: float = 60.0
+    aside_bytes: int = 256 * 1024
+    aside_cache_bytes: int = 256 * 1024 * 1024
 
     def __post_init__(self) -> None:
         if self.url is not None:
@@ -88,6 +93,10 @@ class Settings:
                 f"an int from 1 to {_MOST_ITEM_BYTES:,}",
                 repr(size),
             )
+        for name in ("aside_bytes", "aside_cache_bytes"):
+            size = getattr(self, name)
+            if not isinstance(size, int) or isinstance(size, bool) or size < 0:
+                raise ConfigError(_both_names(name), "a number of bytes, at least 0", repr(size))
 
     @classmethod
     def load(
@@ -105,6 +114,8 @@ class Settings:
         ttl_s: float | None = None,
         max_item_bytes: int | None = None,
         worker_wait_s: float | None = None,
+        aside_bytes: int | None = None,
+        aside_cache_bytes: int | None = None,
     ) -> "Settings":
         """Settings from the arguments and, for each that is None, from LASTCALL_<NAME>.
 
@@ -115,10 +126,14 @@ class Settings:
             "url": url or _from_environment("url"),
             "key": _load_key(key, key_file),
             "broker_url": broker_url or _from_environment("broker_url"),
-            "max_item_bytes": max_item_bytes
-            if max_item_bytes is not None
-            else _number_from_environment("max_item_bytes", int),
         }
+        sizes = {
+            "max_item_bytes": max_item_bytes,
+            "aside_bytes": aside_bytes,
+            "aside_cache_bytes": aside_cache_bytes,
+        }
+        for name, size in sizes.items():
+            given[name] = size if size is not None else _number_from_environment(name, int)
         seconds = {
             "lease_s": lease_s,
             "slice_s": slice_s,

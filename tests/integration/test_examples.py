@@ -86,13 +86,14 @@ PRINTED = (
     ],
     [str(list(range(10))), "[6, 20]", "42", "42", "0", "1", "2"],
     [str([n**3 for n in range(10)]), "729"],
+    ["[0.96666667 0.96666667 0.96666667 0.93333333 1.        ]"],
 )
 
 
 @pytest.mark.parametrize(
     ("program", "printed"),
     list(zip(PROGRAMS, PRINTED, strict=True)),
-    ids=["map and queue", "consumer", "failures", "pools", "executor"],
+    ids=["map and queue", "consumer", "failures", "pools", "executor", "joblib"],
 )
 def test_the_readmes_programs_do_what_they_say_and_may_be_run_again(
     cluster: Cluster, tmp_path: Path, program: str, printed: list[str]

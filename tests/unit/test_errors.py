@@ -22,6 +22,7 @@ SAMPLES: list[LastcallError] = [
     errors.BadEnvelope("it was sealed with another key", ("job", "queue", "7")),
     errors.NotSerializable("item", 3, "_thread.lock", "pickle: no"),
     errors.NotDeserializable("No module named 'images'", "images"),
+    errors.AsideLost("calls-1", "it is not on the server"),
     errors.ItemTooLarge(100, 64, 2),
     errors.FunctionNotImportable("images", "worker@host"),
     errors.FunctionNotAllowed("images.resize", "no key"),

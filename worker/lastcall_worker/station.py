@@ -3,30 +3,38 @@
 from __future__ import annotations
 
 import os
+import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from hmac import compare_digest
+from typing import TYPE_CHECKING, Any, Final
 
 from redis.exceptions import RedisError
 
 from lastcall import functions
 from lastcall.connect import connect
 from lastcall.envelope import Sealer
-from lastcall.errors import BadEnvelope, LastcallError, UnknownJob
+from lastcall.errors import AsideLost, BadEnvelope, LastcallError, UnknownJob
 from lastcall.outcome import PackedError, pack_error
+from lastcall.parcel import Part, fetching
 from lastcall.payload import CALL, STARTED
 from lastcall.policy import Policy
 from lastcall.registry import Registry
 from lastcall.state import keys
 from lastcall.state.ledger import Ledger, split
 from lastcall.tickets import TicketSender
+from lastcall.waiting import AWAY
 from lastcall_worker import limits
 from lastcall_worker.events import TaskEvents
+from lastcall_worker.store import STORE
 
 if TYPE_CHECKING:
     from lastcall.queue import Starter
     from lastcall.settings import Settings
+
+AWAY_S: Final = 60.0  # how long a slot bears that the server is away
+AGAIN_S: Final = 0.2
 
 
 @dataclass(slots=True)
@@ -119,6 +127,29 @@ class Station:
             self._functions[key] = function
         return function
 
+    def fetch(self, job: str, part: Part) -> bytes:
+        """What lies aside for a call, from the server if this process has not had it lately.
+
+        Raises AsideLost, BadEnvelope.
+        """
+        return STORE.get(part.digest, self.settings.aside_cache_bytes, lambda: self._ask_for(job, part))
+
+    def _ask_for(self, job: str, part: Part) -> bytes:
+        until = time.monotonic() + AWAY_S
+        while True:
+            try:
+                data = Ledger(self.redis, job, [job]).aside(part.digest)
+                break
+            except AWAY as error:
+                if time.monotonic() >= until:
+                    raise AsideLost(job, f"the server has been away for {AWAY_S:.0f} s: {error}") from error
+                time.sleep(AGAIN_S)
+        if data is None:
+            raise AsideLost(job, "it is not on the server: its job has expired, or was removed")
+        if not compare_digest(self.sealer.digest(data), part.digest):
+            raise BadEnvelope("a large argument that lies beside it is not what was put there: it was changed", (job,))
+        return data
+
     def served(self) -> Sequence[str]:
         """The Celery queues that this worker serves."""
         return next((info.queues for info in self.registry.known() if info.node == self.node), ())
@@ -146,10 +177,13 @@ def _take_idle() -> Station | None:
 def station(app: Any, settings: Settings, node: str) -> Iterator[Station]:
     """One that nobody uses, for the block."""
     taken = _take_idle() or Station(app, settings, node)
+    before = fetching.set(taken.fetch)
     try:
         yield taken
     except BaseException:
         # Not to be used again: a reply may be left unread on its connection.
         limits.give_row(taken.row)
         raise
+    finally:
+        fetching.reset(before)
     _idle.append(taken)

@@ -25,7 +25,7 @@ PARTS = (
     "dead",  # HASH    item -> dead letter
     "bell",  # LIST    one token a waiting slot or consumer that shall look again
     "room",  # LIST    (of the job) one token a blocked producer that shall try again
-    "job",  # HASH    (of the job) its queues, how many are open, how many producers are blocked
+    "job",  # HASH    (of the job) its queues, how many are open, how many producers are blocked; what lies aside
 )
 _OF_THE_JOB = {"room", "job"}
 
@@ -48,6 +48,11 @@ def queue(job: str, name: str) -> list[str]:
 def chain(job: str, names: Sequence[str]) -> list[str]:
     """The keys of a queue and of all that lie downstream of it."""
     return [key for name in names for key in queue(job, name)]
+
+
+def aside(digest: bytes) -> str:
+    """The field of a job's key in which a large part of an argument lies; state/lua/aside.lua writes it."""
+    return f"aside:{digest.hex()}"
 
 
 QUEUES = f"{PREFIX}:queues"  # HASH  address of a queue that has not ended -> the Celery queue that serves it

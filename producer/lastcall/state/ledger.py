@@ -388,6 +388,26 @@ class Ledger:
             self._refuse(reply)
         return _texts(reply[1]) if reply[0] == Code.OK else []
 
+    def put_aside(self, digest: bytes, data: memoryview) -> None:
+        """Keep a large part of an argument with the job. Raises UnknownJob."""
+        script("aside").load(self.redis)
+        reply = script("aside")(self.redis, self._own, digest.hex(), data)
+        if reply[0] != Code.OK:
+            self._refuse(reply)
+
+    def has_aside(self, digest: bytes) -> bool:
+        return bool(self.redis.hexists(keys.of_job(self.job, "job"), keys.aside(digest)))
+
+    def aside(self, digest: bytes) -> bytes | None:
+        """What lies aside under this digest; whether it is genuine is for the caller to find out."""
+        data: Any = self.redis.hget(keys.of_job(self.job, "job"), keys.aside(digest))
+        return data  # type: ignore[no-any-return]
+
+    def drop_aside(self, digests: Sequence[bytes]) -> None:
+        """Keep these no longer."""
+        if digests:
+            self.redis.hdel(keys.of_job(self.job, "job"), *(keys.aside(digest) for digest in digests))
+
     def _end(self, how: str) -> str:
         reply = script("seal")(self.redis, self._keys, how)
         if reply[0] == Code.UNKNOWN:
