@@ -16,7 +16,9 @@ from lastcall.letters import DeadLetter
 from lastcall.pool import Pool, ThreadPool
 from lastcall.producer import Producer
 from lastcall.queue import StatusableQueue
+from lastcall.resource import resource
 from lastcall.settings import Settings
+from lastcall.slotlocal import local
 from lastcall.state.ledger import Status
 from lastcall.task import task
 from lastcall.version import __version__
@@ -36,5 +38,7 @@ __all__ = [
     "__version__",
     "current",
     "errors",
+    "local",
+    "resource",
     "task",
 ]
