@@ -18,6 +18,7 @@ from lastcall.producer import Producer
 from lastcall.queue import StatusableQueue
 from lastcall.resource import resource
 from lastcall.settings import Settings
+from lastcall.shared.manager import Manager
 from lastcall.slotlocal import local
 from lastcall.state.ledger import Status
 from lastcall.task import task
@@ -29,6 +30,7 @@ __all__ = [
     "DeadLetter",
     "Executor",
     "Job",
+    "Manager",
     "Pool",
     "Producer",
     "Settings",
