@@ -45,7 +45,7 @@ def run(stand: Stand) -> list[Row]:
         maps = stand.race(
             {
                 LASTCALL: rate(n, lambda: pool.map(noop, range(n))),
-                "Client.map": rate(n, lambda: client.map(noop, range(n))),
+                "Client.map": rate(n, lambda: list(client.map(noop, range(n)))),
                 "multiprocessing": rate(n, lambda: theirs.map(noop, range(n))),
             }
         )
