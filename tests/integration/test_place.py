@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import importlib.util
 import os
 import pickle
@@ -82,8 +83,9 @@ class Held:
         self.gate = gate
 
     def __call__(self, n: int) -> tuple[str, str, str]:
-        made = links(n)
-        self.gate(n)
+        made, before = links(n), what()
+        self.gate(n)  # others run meanwhile, in this process
+        assert (links(n), what()) == (made, before)
         return made
 
 
@@ -134,6 +136,25 @@ def around(n: int) -> tuple[Any, ...]:
     with Client() as client:
         inside = client.submit_to("one", inner, n).result(60)
     return before, what(), inside, link is third(), mine.n, link.name
+
+
+async def seen_twice() -> list[tuple[Any, ...]]:
+    before = what()
+    await asyncio.sleep(0)
+    return [before, what(), await asyncio.to_thread(what)]
+
+
+def in_coroutines(_: int) -> tuple[Any, list[Any], list[bool]]:
+    """What coroutines of a function see; and threads of it, which do not run the item."""
+
+    async def several() -> list[Any]:
+        return await asyncio.gather(*(seen_twice() for _ in range(5)))
+
+    seen: list[bool] = []
+    thread = threading.Thread(target=lambda: seen.append(bool(current)))
+    thread.start()
+    thread.join()
+    return what(), asyncio.run(several()), seen
 
 
 def inner(_: int) -> tuple[Any, ...]:
@@ -236,6 +257,13 @@ def test_current_is_each_items_own_in_processes_and_threads(client: Client, name
     assert max(number for _, number in ids) > 0
     assert {row[3:5] for row in rows} == {(name, name)}
     assert {row[6:] for row in rows} == {(1, f"{workers}@test")}
+
+
+@pytest.mark.parametrize("workers", ["cpu", "io"])
+def test_current_is_the_items_in_coroutines_that_its_function_runs(client: Client, workers: str) -> None:
+    for item, seen, in_thread in client.map(in_coroutines, range(20), workers=workers, timeout=60):
+        assert seen == [[item] * 3] * 5
+        assert in_thread == [False]
 
 
 def test_attributes_stay_for_the_slot_and_those_of_a_job_do_not_reach_another(client: Client) -> None:

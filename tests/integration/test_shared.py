@@ -301,6 +301,27 @@ def test_functions_on_workers_share_what_they_are_handed(client: Client, ours: l
     assert (counter.value, totals[-1]) == (106, 106)
 
 
+def add_twice(args: Any) -> None:
+    lock, counter, total = args
+    with lock, lock:
+        seen = total.value
+        counter.add()
+        total.value = seen + 1
+
+
+@pytest.mark.parametrize("pool", ["threads", "gevent"])
+def test_slots_of_one_process_take_turns(server: Any, pool: str) -> None:
+    if pool == "gevent":
+        pytest.importorskip("gevent")
+    with Worker(server.unix_url, KEY, pool, queues=pool, pool=pool, slots=4) as worker:
+        worker.ready()
+        with Client(server.unix_url, KEY) as client, lastcall.Manager(client=client) as manager:
+            counter, total = manager.Counter(), manager.Value("i", 0)
+            items = [(manager.RLock(), counter, total)] * 60
+            assert len(list(client.map(add_twice, items, chunksize=1, workers=pool, timeout=60))) == 60
+            assert (counter.value, total.value) == (60, 60)
+
+
 def wait_for(pair: Any) -> bool:
     event, sets = pair
     if sets:

@@ -24,8 +24,9 @@ if taken >= permits then
   if not first[1] then return {NOTHING, tonumber(ARGV[6]), last, ''} end
   return {NOTHING, first[2] - at, last, string.match(redis.call('HGET', KEYS[4], first[1]) or ' ', '^%d* (.*)$')}
 end
--- By the clock, so that tokens grow also where the thing had expired meanwhile.
-local token = math.max(last + 1, at)
+-- By the clock, in microseconds, so that tokens grow also where the thing had expired or was removed meanwhile.
+local time = redis.call('TIME')
+local token = math.max(last + 1, time[1] * 1000000 + time[2])
 redis.call('HSET', KEYS[1], 'token', string.format('%.0f', token))
 redis.call('ZADD', KEYS[3], at + ARGV[6], ARGV[5])
 redis.call('HSET', KEYS[4], ARGV[5], string.format('%.0f ', token) .. ARGV[8])
