@@ -89,7 +89,7 @@ class Resource(ByName, Generic[T]):
 def resource(factory: Callable[[], Iterator[T]], *, close: None = None) -> Resource[T]: ...
 @overload
 def resource(
-    factory: Callable[[], contextlib.AbstractContextManager[T]], *, close: None = None
+    factory: Callable[[], contextlib._GeneratorContextManager[T]], *, close: None = None
 ) -> Resource[T]: ...  # a function decorated with contextlib.contextmanager
 @overload
 def resource(factory: Callable[[], T], *, close: Callable[[T], object] | None = None) -> Resource[T]: ...

@@ -138,7 +138,8 @@ class Lock(Semaphore):
 class RLock(Lock):
     """threading.RLock: who has it may take it again, and gives it back as often.
 
-    "Who" is a thread; on a worker, the function that its slot runs. Raises HoldLost when taken again after it was lost.
+    "Who" is a thread; on a worker, the function that its slot runs (its coroutines are one). Raises HoldLost when taken
+    again after it was lost.
     """
 
     kind = "reentrant lock"
