@@ -85,7 +85,7 @@ class _Places:
         self.pid: Final = os.getpid()
         self.outside = Place()  # for what runs in no slot
         self.idle: list[Place] = []
-        _everybodys.add(self)
+        _everybodys[id(self)] = weakref.ref(self)
 
     def close(self) -> None:
         """The thread, or the process, ends."""
@@ -97,9 +97,11 @@ class _Places:
 
     def __del__(self) -> None:
         self.close()  # in the thread itself, as it ends: what may be used in one thread only is closed there
+        if self.pid == os.getpid():
+            _everybodys.pop(id(self), None)
 
 
-_everybodys: weakref.WeakSet[_Places] = weakref.WeakSet()
+_everybodys: dict[int, weakref.ref[_Places]] = {}  # a WeakSet must not grow, in another thread, while it is read
 _inherited: list[object] = []  # kept for ever: a fork must not close its parent's connections
 _place: ContextVar[Place | None] = ContextVar("lastcall_place", default=None)
 _of_thread = threading.local()
@@ -127,8 +129,10 @@ def taken() -> Iterator[Place]:
 
 def close_all() -> None:
     """Close what this process has made and does not use: it ends."""
-    for places in list(_everybodys):
-        places.close()
+    for there in list(_everybodys.values()):
+        places = there()
+        if places is not None:
+            places.close()
 
 
 def has_greenlets() -> bool:
@@ -151,8 +155,8 @@ def _places() -> _Places:
 
 def _leave_to_parent() -> None:
     global _of_process, _of_thread, _everybodys
-    _inherited.extend((_of_thread, _of_process, list(_everybodys)))
-    _of_thread, _of_process, _everybodys = threading.local(), None, weakref.WeakSet()
+    _inherited.extend((_of_thread, _of_process, *(there() for there in _everybodys.values())))
+    _of_thread, _of_process, _everybodys = threading.local(), None, {}
 
 
 os.register_at_fork(after_in_child=_leave_to_parent)
