@@ -1,10 +1,11 @@
 """lastcall: submit work and hold queues. Start at queue.py; the Redis side is state/.
 
 client.py is where programs come in: Client.map (map.py), submit (calls.py), queue (queue.py with producer.py and
-consumer.py), job (job.py), progress.py; pool.py (poolwork.py, asyncresult.py) is multiprocessing's pools on it,
-executor.py concurrent.futures' interface, joblib.py joblib's backend. What they travel in: envelope.py, payload.py,
-functions.py, outcome.py, and beside it parcel.py and aside.py. What keeps them alive: heart.py, reaper.py, registry.py,
-waiting.py. The private cluster: local.py, guardian.py. The commands: cli/.
+consumer.py), job (job.py), progress.py. On it stand pool.py (poolwork.py, asyncresult.py), multiprocessing's pools;
+executor.py, concurrent.futures' interface; joblib.py, joblib's backend. What functions keep and share: resource.py,
+slotlocal.py (place.py), shared/. What they travel in: envelope.py, payload.py, functions.py, outcome.py, and beside it
+parcel.py and aside.py. What keeps them alive: heart.py, reaper.py, registry.py, waiting.py. The private cluster:
+local.py, guardian.py. The commands: cli/.
 """
 
 from lastcall import errors
@@ -18,7 +19,10 @@ from lastcall.pool import Pool, ThreadPool
 from lastcall.producer import Producer
 from lastcall.progress import Progress
 from lastcall.queue import StatusableQueue
+from lastcall.resource import resource
 from lastcall.settings import Settings
+from lastcall.shared.manager import Manager
+from lastcall.slotlocal import local
 from lastcall.state.ledger import Status
 from lastcall.task import task
 from lastcall.version import __version__
@@ -29,6 +33,7 @@ __all__ = [
     "DeadLetter",
     "Executor",
     "Job",
+    "Manager",
     "Pool",
     "Producer",
     "Progress",
@@ -39,5 +44,7 @@ __all__ = [
     "__version__",
     "current",
     "errors",
+    "local",
+    "resource",
     "task",
 ]

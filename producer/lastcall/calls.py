@@ -107,8 +107,10 @@ class Answer(Future[Any]):
 
     def _help(self, timeout: float | None) -> float | None:
         """Where this waits in a worker's function: until it is done, or time is over. Gives what is left of that."""
+        if not running.get():
+            return timeout
         deadline = Deadline(timeout)
-        while running.get() and not self.done() and not deadline.passed:
+        while not self.done() and not deadline.passed:
             try:
                 super().exception(deadline.left(HELP_S))
             except TimeoutError:

@@ -18,6 +18,7 @@ from lastcall.map import MapResults
 from lastcall.policy import RetryOn, told
 from lastcall.queue import StatusableQueue, make
 from lastcall.settings import Settings
+from lastcall.shared.named import Named
 from lastcall.state import keys
 from lastcall.state.ledger import Ledger, Status, split
 from lastcall.waiting import reaching
@@ -29,7 +30,7 @@ if TYPE_CHECKING:
 T = TypeVar("T")
 
 
-class Client:
+class Client(Named):
     """Submits work to a server's workers; without a server, starts a private one with workers.
 
     url, key: as LASTCALL_URL and LASTCALL_KEY, which they override; where neither says a URL, a server and workers

@@ -298,6 +298,29 @@ class LeaseLost(LastcallError):
         )
 
 
+class HoldLost(LeaseLost):
+    """A lock, or a permit of a semaphore, is another's by now: its holder was silent for longer than its lease.
+
+    thing: its kind; name; token: the fencing token that it was held with.
+    """
+
+    def __init__(self, thing: str, name: str, token: int) -> None:
+        self.thing, self.name, self.token = thing, name, token
+        LastcallError.__init__(
+            self,
+            f"{thing} {name}, held with token {token}, was lost: its process was silent for longer than its lease, and "
+            "another may have it: undo or repeat what was done under it, and have what it guards refuse old tokens",
+        )
+
+
+class NotHeld(LastcallError, RuntimeError, ValueError):
+    """A lock was to be released, or asked for its token, where it is not held: by this process (an RLock: thread)."""
+
+    def __init__(self, thing: str, name: str) -> None:
+        self.thing, self.name = thing, name
+        super().__init__(f"{thing} {name} is not held here: acquire() it before, in the process that releases it")
+
+
 class ProducerLeft(LastcallError):
     """A producer that has left its queue cannot put into it."""
 

@@ -90,6 +90,20 @@ PRINTED = (
 )
 
 
+SHARED = re.findall(r"```python\n(.*?)```", (ROOT / "docs" / "shared.md").read_text(encoding="utf-8"), re.DOTALL)
+
+
+@pytest.mark.parametrize(
+    ("program", "printed"), list(zip(SHARED, (["True"], ["[1, 2, 3, 4, 5] 5", "True"]), strict=True))
+)
+def test_the_programs_about_state_do_what_they_say(
+    cluster: Cluster, tmp_path: Path, program: str, printed: list[str]
+) -> None:
+    script = tmp_path / "program.py"
+    script.write_text(program, encoding="utf-8")
+    assert run(str(script), cluster) == printed
+
+
 @pytest.mark.parametrize(
     ("program", "printed"),
     list(zip(PROGRAMS, PRINTED, strict=True)),

@@ -34,6 +34,8 @@ SAMPLES: list[LastcallError] = [
     errors.Withdrawn("calls-1/calls"),
     errors.UnknownJob("frames"),
     errors.LeaseLost("frames", "camera-1"),
+    errors.HoldLost("lock", "money", 12),
+    errors.NotHeld("lock", "money"),
     errors.ProducerLeft("frames", "camera-1"),
     errors.ProducerLost("frames", (("camera-1", 9.25), ("camera-2", 12.0))),
     errors.NoWorker("frames", "gpu", 60.0),

@@ -9,9 +9,10 @@ import logging
 from typing import Any
 
 import billiard.pool
-from celery import Celery
+from celery import Celery, signals
 from celery.bin.base import CeleryOption
 
+from lastcall import place
 from lastcall.errors import ConfigError
 from lastcall.settings import Settings
 from lastcall.tickets import SLOT_TASK
@@ -67,6 +68,7 @@ def attach(app: Celery, settings: Settings) -> Celery:
     app.lastcall_settings = settings
     app.add_defaults(_DEFAULTS | (_REDIS_DEFAULTS if settings.broker.startswith("redis") else {}))
     slot.register(app, settings)
+    signals.worker_process_shutdown.connect(_close_places)  # a prefork process does not end as others do
     if app.amqp_cls in (None, _AMQP):  # not one that has its own
         app.amqp_cls = "lastcall_worker.broker:PromptAMQP"
     app.steps["worker"].update({ReaperStep, WatchStep, NodeStep, ChildrenStep, UntilDrainedStep})
@@ -85,6 +87,10 @@ def attach(app: Celery, settings: Settings) -> Celery:
     for name in ("celery.worker.strategy", "celery.app.trace"):
         logging.getLogger(name).addFilter(_no_tickets)
     return app
+
+
+def _close_places(**_: Any) -> None:
+    place.close_all()
 
 
 def _no_tickets(record: logging.LogRecord) -> bool:

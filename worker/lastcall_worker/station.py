@@ -19,6 +19,7 @@ from lastcall.errors import AsideLost, BadEnvelope, LastcallError, UnknownJob
 from lastcall.outcome import PackedError, pack_error
 from lastcall.parcel import Part, fetching
 from lastcall.payload import CALL, STARTED
+from lastcall.place import taken as taken_place
 from lastcall.policy import Policy
 from lastcall.registry import Registry
 from lastcall.state import keys
@@ -175,11 +176,12 @@ def _take_idle() -> Station | None:
 
 @contextmanager
 def station(app: Any, settings: Settings, node: str) -> Iterator[Station]:
-    """One that nobody uses, for the block."""
+    """One that nobody uses, for the block; and a place for what its functions keep."""
     taken = _take_idle() or Station(app, settings, node)
     before = fetching.set(taken.fetch)
     try:
-        yield taken
+        with taken_place():
+            yield taken
     except BaseException:
         # Not to be used again: a reply may be left unread on its connection.
         limits.give_row(taken.row)

@@ -55,6 +55,24 @@ def aside(digest: bytes) -> str:
     return f"aside:{digest.hex()}"
 
 
+# Of a thing that is shared (a lock, a dict, ...); its keys always travel in this order.
+SHARED_PARTS = (
+    "meta",  # HASH    its kind and options, and its numbers
+    "done",  # HASH    who changed it -> number of the last change, and the reply; "passed:" party of a barrier
+    "holders",  # ZSET    holder of a permit, or party that waits at a barrier -> its deadline (ms)
+    "who",  # HASH    holder -> fencing token, and who it is in words
+    "bell",  # LIST    one token a waiter that shall look again
+    "fields",  # HASH    key of a dict, normalized -> sealed key and value
+    "order",  # ZSET    key of a dict, normalized -> the how-manieth it was to come
+    "items",  # LIST    a list's sealed values
+)
+
+
+def shared(name: str) -> list[str]:
+    """The keys of a shared thing, in the scripts' order."""
+    return [f"{PREFIX}:{{shared:{name}}}:{part}" for part in SHARED_PARTS]
+
+
 QUEUES = f"{PREFIX}:queues"  # HASH  address of a queue that has not ended -> the Celery queue that serves it
 WORKERS = f"{PREFIX}:workers"  # HASH  worker node -> what it serves (JSON)
 WORKERS_SEEN = f"{PREFIX}:workers:seen"  # ZSET  worker node -> its deadline (ms)
