@@ -13,6 +13,8 @@ from lastcall.current import current
 from lastcall.executor import Executor
 from lastcall.job import Job
 from lastcall.letters import DeadLetter
+from lastcall.notify import secret as notification_secret
+from lastcall.notify import verify_notification
 from lastcall.pool import Pool, ThreadPool
 from lastcall.producer import Producer
 from lastcall.queue import StatusableQueue
@@ -36,5 +38,7 @@ __all__ = [
     "__version__",
     "current",
     "errors",
+    "notification_secret",
     "task",
+    "verify_notification",
 ]

@@ -82,7 +82,7 @@ class Client:
         chunksize: int | None = None, workers: str = "cpu", max_workers: int | None = None,
         timeout: float | None = None, retries: int | None = None, backoff_s: float | None = None,
         retry_on: RetryOn | None = None, item_timeout: float | None = None, crash_limit: int | None = None,
-        job: str | None = None,
+        job: str | None = None, notify: str | None = None,
     ) -> MapResults:  # fmt: skip
         """Apply a function to every item; with several iterables, to their items side by side.
 
@@ -92,6 +92,7 @@ class Client:
         retries, backoff_s, retry_on, crash_limit: as in queue(). item_timeout: queue()'s timeout, for each item.
         job: an id, of a job that is not there yet; its results are then kept on the server until they expire, and
         client.job(id).results() has them for whoever asks, should this process end before it has them all.
+        notify: a URL that a worker posts the outcome to, as in queue().
         Raises, when iterated, the first error of the function, with the remote traceback as its cause.
         """
         return MapResults(
@@ -101,7 +102,7 @@ class Client:
                 retries=retries, backoff_s=backoff_s, retry_on=retry_on, timeout=item_timeout, crash_limit=crash_limit,
                 timeout_name="item_timeout",
             ),
-            job=job,
+            job=job, notify=notify,
         )  # fmt: skip
 
     def submit(self, function: Callable[..., T], /, *args: Any, **kwargs: Any) -> Future[T]:
@@ -155,6 +156,7 @@ class Client:
         on_lost: str | None = None, results: str | None = None, on_error: str | None = None,
         retries: int | None = None, backoff_s: float | None = None, retry_on: RetryOn | None = None,
         timeout: float | None = None, crash_limit: int | None = None, reopen: bool = False,
+        notify: str | None = None,
     ) -> StatusableQueue[Any]:  # fmt: skip
         """A queue of this name: the one that is there, if it agrees with what is said here, or a new one.
 
@@ -174,14 +176,16 @@ class Client:
         crash_limit: how often an item may kill its slot (3) before it becomes a dead letter.
         What is not said of these five is as @task(...) said of the function.
         reopen: if it has ended, begin anew.
-        Raises FunctionMismatch, QueueMismatch, ConfigError, NotSerializable, FunctionNotAllowed.
+        notify: a URL that a worker posts the outcome to, signed, when the queue has ended; only to hosts that a worker
+        may tell (LASTCALL_NOTIFY_HOSTS). docs/waiting.md says what it sends, verify_notification() checks it.
+        Raises FunctionMismatch, QueueMismatch, ConfigError, NotSerializable, FunctionNotAllowed, NotificationRefused.
         """
         if into is not None:
             job = job or into.job
         return make(
             self._open(), job or name, name, function=function, into=into, maxsize=maxsize, maxbytes=maxbytes,
             workers=workers, max_workers=max_workers, producers=producers, on_lost=on_lost,
-            results=results, on_error=on_error, reopen=reopen,
+            results=results, on_error=on_error, reopen=reopen, notify=notify,
             policy=told(
                 retries=retries, backoff_s=backoff_s, retry_on=retry_on, timeout=timeout, crash_limit=crash_limit
             ),
@@ -240,4 +244,5 @@ class Client:
 def _environment(settings: Settings) -> dict[str, str]:
     """Settings that the private workers are to share."""
     names = ("lease_s", "slice_s", "linger_s", "reap_s", "ttl_s", "max_item_bytes", "worker_wait_s")
-    return {f"LASTCALL_{name.upper()}": str(getattr(settings, name)) for name in names}
+    environment = {f"LASTCALL_{name.upper()}": str(getattr(settings, name)) for name in names}
+    return environment | {"LASTCALL_NOTIFY_HOSTS": " ".join(settings.notify_hosts)}

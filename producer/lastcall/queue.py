@@ -14,6 +14,7 @@ from collections.abc import Callable, Iterator, Sequence
 from typing import TYPE_CHECKING, Any, Generic, TypeVar
 
 from lastcall import functions
+from lastcall import notify as notifications
 from lastcall.checks import bound, one_of, plain_name, positive, seconds
 from lastcall.connection import Connection
 from lastcall.consumer import Consumer
@@ -317,7 +318,7 @@ def make(
     maxsize: int | None = None, maxbytes: int | None = None, workers: str | None = None,
     max_workers: int | None = None, producers: int | None = None, on_lost: str | None = None,
     results: str | None = None, on_error: str | None = None, policy: Told | None = None, reopen: bool = False,
-    founder: str | None = None, starter: Starter | None = None,
+    founder: str | None = None, starter: Starter | None = None, notify: str | None = None,
 ) -> StatusableQueue[Any]:  # fmt: skip
     """Make a queue, or a handle to the one that is there; what client.queue() says.
 
@@ -346,6 +347,8 @@ def make(
         raise ConfigError(
             "on_error", "'dead' where outputs go into another queue", "'return'", "nobody reads results of this one"
         )
+    if notify is not None:
+        notifications.check(connection, notify)
     sealer = connection.sealer
     identity, sealed, celery = None, None, None
     if function is not None:
@@ -364,7 +367,9 @@ def make(
         function=sealed, identity=identity, celery=celery if workers is not None else None,
         maxsize=maxsize, maxbytes=maxbytes, max_workers=max_workers, on_lost=on_lost,
         results=results, on_error=on_error, expected=producers, style=style if function else None,
-        **(policy or Told()).stored, founder=founder, down=into.name if into is not None else "", reopen=reopen,
+        **(policy or Told()).stored, founder=founder,
+        notify=None if notify is None else notifications.seal_url(connection, job, name, notify),
+        down=into.name if into is not None else "", reopen=reopen,
     )  # fmt: skip
     names = [name, *(into._ledger.names if into is not None else ())]
     ledger = Ledger(connection.redis, job, names)
@@ -382,6 +387,9 @@ def make(
         if error.option == "identity":
             none = "no function"
             raise FunctionMismatch(error.queue, error.expected or none, error.got or none) from None
+        if error.option == "notify":
+            there = "another URL" if error.expected else "nobody who is told"
+            raise QueueMismatch(error.queue, "notify", there, "this URL") from None
         said = _SAID.get(error.option, error.option)
         raise QueueMismatch(error.queue, said, error.expected, error.got) from None
     if state not in ENDED:

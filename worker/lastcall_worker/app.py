@@ -16,7 +16,15 @@ from lastcall.errors import ConfigError
 from lastcall.settings import Settings
 from lastcall.tickets import SLOT_TASK
 from lastcall_worker import slot
-from lastcall_worker.bootsteps import ChildrenStep, NodeStep, PromptStep, ReaperStep, UntilDrainedStep, WatchStep
+from lastcall_worker.bootsteps import (
+    ChildrenStep,
+    NodeStep,
+    NotifyStep,
+    PromptStep,
+    ReaperStep,
+    UntilDrainedStep,
+    WatchStep,
+)
 
 # What an app has not set itself.
 _DEFAULTS: dict[str, Any] = {
@@ -70,7 +78,7 @@ def attach(app: Celery, settings: Settings) -> Celery:
     if app.amqp_cls in (None, _AMQP):  # not one that has its own
         app.amqp_cls = "lastcall_worker.broker:PromptAMQP"
     app.steps["worker"].update({ReaperStep, WatchStep, NodeStep, ChildrenStep, UntilDrainedStep})
-    app.steps["consumer"].add(PromptStep)
+    app.steps["consumer"].update({PromptStep, NotifyStep})
     app.user_options["worker"].add(
         CeleryOption(
             ("--until-drained",),
