@@ -10,6 +10,7 @@ from dataclasses import replace
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, TypeVar
 
+from lastcall import celerytask
 from lastcall.calls import Calls
 from lastcall.connection import Connection, host, unhost
 from lastcall.errors import ClientClosed, ConfigError, LeaseLost, QueueFinished, UnknownJob
@@ -79,7 +80,7 @@ class Client:
 
     def map(
         self, function: Callable[..., T], *iterables: Iterable[Any], ordered: bool = True,
-        chunksize: int | None = None, workers: str = "cpu", max_workers: int | None = None,
+        chunksize: int | None = None, workers: str | None = None, max_workers: int | None = None,
         timeout: float | None = None, retries: int | None = None, backoff_s: float | None = None,
         retry_on: RetryOn | None = None, item_timeout: float | None = None, crash_limit: int | None = None,
         job: str | None = None, notify: str | None = None,
@@ -87,7 +88,8 @@ class Client:
         """Apply a function to every item; with several iterables, to their items side by side.
 
         Lazy at both ends: input may be endless, results come as they are asked for. ordered: in the order of the
-        input, else as they come. chunksize: items that travel together; None measures. workers: the Celery queue.
+        input, else as they come. chunksize: items that travel together; None measures. workers: the Celery queue
+        ("cpu"; a Celery task's own).
         max_workers: slots at the same time, in the whole cluster. timeout: seconds to wait for each result.
         retries, backoff_s, retry_on, crash_limit: as in queue(). item_timeout: queue()'s timeout, for each item.
         job: an id, of a job that is not there yet; its results are then kept on the server until they expire, and
@@ -106,12 +108,13 @@ class Client:
         )  # fmt: skip
 
     def submit(self, function: Callable[..., T], /, *args: Any, **kwargs: Any) -> Future[T]:
-        """Call function(*args, **kwargs) on a worker of the Celery queue "cpu".
+        """Call function(*args, **kwargs) on a worker of the Celery queue "cpu", a Celery task on one of its own queue.
 
         The future's cancel() takes the call back if no slot has it yet. What becomes of a call that raises or takes too
         long, @task(retries=, timeout=) says.
         """
-        return self.submit_to("cpu", function, *args, **kwargs)
+        task = celerytask.task_of(function)
+        return self.submit_to("cpu" if task is None else celerytask.celery_queue(task), function, *args, **kwargs)
 
     def submit_to(self, workers: str, function: Callable[..., T], /, *args: Any, **kwargs: Any) -> Future[T]:
         """Call function(*args, **kwargs) on a worker of the Celery queue `workers`."""
@@ -164,7 +167,8 @@ class Client:
         job: what it belongs to (None: a job of its own name, or that of `into`). into: the queue its outputs go to.
         maxsize, maxbytes: items and bytes outstanding, here and downstream, before producers of this queue block (0: no
         bound). Outputs of a stage never block: bound the first queue.
-        workers: the Celery queue of those who work on it ("cpu"). max_workers: slots at the same time.
+        workers: the Celery queue of those who work on it ("cpu"; a Celery task's own). max_workers: slots at the same
+        time.
         producers: how many there will be, where that is known; otherwise the last one to leave seals the queue.
         on_lost: "fail" (end INCOMPLETE), "wait" (until it comes back) or "ignore" a producer that fell silent.
         results: "keep" them until the job expires, "once" until they are read (unread ones count as outstanding), or

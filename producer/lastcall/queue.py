@@ -13,7 +13,7 @@ import uuid
 from collections.abc import Callable, Iterator, Sequence
 from typing import TYPE_CHECKING, Any, Generic, TypeVar
 
-from lastcall import functions
+from lastcall import celerytask, functions
 from lastcall import notify as notifications
 from lastcall.checks import bound, one_of, plain_name, positive, seconds
 from lastcall.connection import Connection
@@ -358,7 +358,8 @@ def make(
         if starter is not None:
             wire, identity = (*wire, starter), identity + STARTED
         sealed = sealer.seal(wire, job, name, "function")
-        celery = workers or "cpu"
+        task = celerytask.task_of(function)
+        celery = workers or ("cpu" if task is None else celerytask.celery_queue(task))
         plain_name("workers", celery)
         connection.ensure_workers(celery)
     elif workers is not None:

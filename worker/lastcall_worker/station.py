@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 from redis.exceptions import RedisError
 
 from lastcall import functions
+from lastcall.celerytask import KIND
 from lastcall.connect import connect
 from lastcall.envelope import Sealer
 from lastcall.errors import BadEnvelope, LastcallError, UnknownJob
@@ -21,7 +22,7 @@ from lastcall.registry import Registry
 from lastcall.state import keys
 from lastcall.state.ledger import Ledger, split
 from lastcall.tickets import TicketSender
-from lastcall_worker import limits
+from lastcall_worker import celerytask, limits
 from lastcall_worker.events import TaskEvents
 
 if TYPE_CHECKING:
@@ -91,7 +92,7 @@ class Station:
                 if name.endswith(STARTED):
                     *wire, starter = wire
                 if style != CALL:  # each call brings its own
-                    function = functions.load(wire, self.node, self.sealer.keyed)
+                    function = self._load(wire)
                 name = wire[1]
         except LastcallError as why:
             if isinstance(why, BadEnvelope):
@@ -113,11 +114,16 @@ class Station:
         key = tuple(wire)
         function = self._functions.get(key)
         if function is None:
-            function = functions.load(wire, self.node, self.sealer.keyed)
+            function = self._load(wire)
             if len(self._functions) > 1000:
                 self._functions.clear()
             self._functions[key] = function
         return function
+
+    def _load(self, wire: Sequence[Any]) -> Callable[..., Any]:
+        if wire[0] == KIND:
+            return celerytask.load(self.app, wire, self.node, self.sealer.keyed)
+        return functions.load(wire, self.node, self.sealer.keyed)
 
     def served(self) -> Sequence[str]:
         """The Celery queues that this worker serves."""
