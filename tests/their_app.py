@@ -41,7 +41,7 @@ def ask(self: Any, x: int) -> dict[str, Any]:
     }  # fmt: skip
 
 
-@app.task(bind=True, autoretry_for=(KeyError,), retry_backoff=0.01, retry_jitter=False, max_retries=2)
+@app.task(bind=True, autoretry_for=(KeyError,), retry_kwargs={"countdown": 0.01, "max_retries": 2})
 def automatic(self: Any, until: int) -> int:
     if self.request.retries < until:
         raise KeyError(f"try {self.request.retries}")
@@ -118,7 +118,7 @@ class Noting(Task):  # type: ignore[misc]
         self.app.broker_connection().default_channel.client.rpush(f"noted:{key}", what)
 
 
-@app.task(base=Noting, bind=True, autoretry_for=(KeyError,), retry_backoff=0.01, max_retries=1)
+@app.task(base=Noting, bind=True, autoretry_for=(KeyError,), max_retries=1, default_retry_delay=0)
 def noted(self: Any, key: str, raising: int) -> str:
     if self.request.retries < raising:
         raise KeyError(key)

@@ -3,8 +3,12 @@
 from __future__ import annotations
 
 import functools
+import os
+import re
+import subprocess
 import sys
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -17,7 +21,7 @@ from lastcall_worker import attach
 from tests import their_app as theirs
 from tests.conftest import Cluster
 from tests.functions import plus_one, produce
-from tests.workers import Worker
+from tests.workers import IMPORTABLE, ROOT, Worker, environment
 
 pytestmark = pytest.mark.integration
 
@@ -159,6 +163,23 @@ def test_without_a_key_tasks_of_the_workers_own_app_run(server: Any) -> None:
         assert list(client.map(theirs.add, [1, 2])) == [2, 3]
         with pytest.raises(errors.FunctionNotAllowed):
             client.map(plus_one, [1])
+
+
+def test_the_pages_programs_run(server: Any, tmp_path: Path) -> None:
+    app, program = re.findall(r"```python\n(.*?)```", (ROOT / "docs" / "celery.md").read_text("utf-8"), re.DOTALL)
+    url, key = server.unix_url, "a key for this page alone"
+    broker = Settings.load(url).broker or ""
+    (tmp_path / "their.py").write_text(app.replace("redis://127.0.0.1:6379/0", broker), "utf-8")
+    (tmp_path / "program.py").write_text(program, "utf-8")
+    path = {"PYTHONPATH": f"{IMPORTABLE}{os.pathsep}{tmp_path}"}
+    command = [part.replace("tests.their_app", "their") for part in COMMAND]
+    with Worker(url, key, "page", queues="celery,cpu", pool="threads", command=command, more=path) as worker:
+        worker.ready()
+        ran = subprocess.run(
+            [sys.executable, str(tmp_path / "program.py")], env=environment(url, key, path), cwd=tmp_path,
+            capture_output=True, text=True, timeout=60, check=False,
+        )  # fmt: skip
+        assert (ran.stderr, ran.stdout.splitlines()) == ("", ["50005000", "7", "2", "[2, 3, 4]"])
 
 
 class TestAttach:

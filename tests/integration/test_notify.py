@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import http.server
+import io
 import json
 import queue as queues
+import re
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -13,10 +15,13 @@ from typing import Any
 import pytest
 
 from lastcall import Client, Pool, errors, notification_secret, verify_notification
+from lastcall.notify import sign
 from lastcall.state import keys
+from lastcall.state.ledger import Ledger
+from lastcall_worker.notifier import Teller
 from tests.conftest import Cluster
 from tests.functions import plus_one, produce
-from tests.workers import Worker, until
+from tests.workers import ROOT, Worker, until
 
 pytestmark = pytest.mark.integration
 
@@ -96,7 +101,7 @@ def teller(cluster: Cluster, told: Receiver) -> Iterator[Worker]:
 def _teller(cluster: Cluster, told: Receiver, node: str, **more: str) -> Worker:
     return Worker(
         cluster.url, cluster.key, node, queues=f"{node}-own", slots=1,
-        more={"LASTCALL_NOTIFY_HOSTS": f"hooks.example.com, {told.origin}", **more},
+        more={"LASTCALL_NOTIFY_HOSTS": f"hooks.example.com, {told.origin}", "LASTCALL_REAP_S": "0.1", **more},
     )  # fmt: skip
 
 
@@ -257,6 +262,31 @@ def test_a_worker_that_dies_while_it_posts_does_not_lose_the_notification(
             go_on.set()
 
 
+def test_who_hands_over_may_die_at_any_step_and_another_does_it_again(
+    client: Client, cluster: Cluster, teller: Worker, told: Receiver, name: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    queue = client.queue(name, notify=told.origin)
+    client._connection.redis.hdel(keys.QUEUES, f"{name}/{name}")  # no reaper of a worker looks at it
+    queue.cancel()
+    ledger, here = queue._ledger, Teller(client.settings)
+    for step in ("join", "put", "leave", "told"):
+
+        def dies(*_: object, **__: object) -> None:
+            raise InterruptedError
+
+        with monkeypatch.context() as patch:
+            patch.setattr(Ledger, step, dies)
+            with pytest.raises(InterruptedError):
+                here.hand_over(ledger)
+        assert ledger.ends()
+    assert here.hand_over(ledger)
+    assert not ledger.ends()
+    assert here.hand_over(ledger)
+    content = json.loads(told.next()[1])
+    assert client.job(content["id"]).wait(30)[0].done == 1
+    assert told.came.empty()
+
+
 def test_what_nobody_may_tell_waits_for_a_worker_that_may(cluster: Cluster, server: Any, name: str) -> None:
     own = Cluster(server, server.unix_url, cluster.key)
     with receiver() as told, own.client() as client:
@@ -297,3 +327,28 @@ def test_a_queue_that_is_there_tells_another_url_from_its_own(
     assert "token" not in str(raised.value)
     client.queue(name).cancel()
     told.next()
+
+
+def test_what_the_docs_give_whoever_is_told_works(capsys: pytest.CaptureFixture[str]) -> None:
+    (program,) = re.findall(r"```python\n(.*?)```", (ROOT / "docs" / "waiting.md").read_text("utf-8"), re.DOTALL)
+    there: dict[str, Any] = {}
+    exec(program, there)  # the page is ours
+    body = b'{"id": "notify-1", "data": {"queue": "orders", "state": "DRAINED"}}'
+    key = b"the key that the workers have"
+
+    def post(body: bytes, headers: dict[str, str]) -> str:
+        environ: dict[str, Any] = {"wsgi.input": io.BytesIO(body), "CONTENT_LENGTH": str(len(body))}
+        environ |= {f"HTTP_{name.upper().replace('-', '_')}": value for name, value in headers.items()}
+        answered: list[str] = []
+        there["application"](environ, lambda status, _: answered.append(status))
+        return answered[0]
+
+    assert post(body, sign(key, "notify-1", body)) == post(body, sign(key, "notify-1", body)) == "204 No Content"
+    assert capsys.readouterr().out == "orders DRAINED\n"
+    for headers in (
+        sign(b"another key, that is not ours", "notify-1", body), sign(key, "notify-2", body),
+        sign(key, "notify-1", body, now_s=1.0), {**sign(key, "notify-1", body), "webhook-signature": ""},
+        {**sign(key, "notify-1", body), "webhook-signature": "v1,\N{SNOWMAN} v1a,x v1"}, {},
+    ):  # fmt: skip
+        assert post(body, headers) == "400 Bad Request"
+    assert capsys.readouterr().out == ""

@@ -11,6 +11,7 @@ from typing import Any
 from celery import Celery
 from celery.bin.base import CeleryOption
 
+from lastcall.current import running
 from lastcall.errors import ConfigError
 from lastcall.settings import Settings
 from lastcall.tickets import SLOT_TASK
@@ -142,6 +143,8 @@ def _defaults(app: Celery, broker: str) -> dict[str, Any]:
 
 
 def _no_tickets(record: logging.LogRecord) -> bool:
-    """Not a line for each ticket that comes and goes, one a slot and second."""
+    """Not a line for each ticket that comes and goes, one a slot and second; nor for each item that is done."""
     data = getattr(record, "data", None)
-    return not (record.levelno <= logging.INFO and isinstance(data, dict) and data.get("name") == SLOT_TASK)
+    if record.levelno > logging.INFO or not isinstance(data, dict):
+        return True
+    return data.get("name") != SLOT_TASK and running.get() is None
