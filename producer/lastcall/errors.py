@@ -347,14 +347,17 @@ class WorkerLost(LastcallError):
 
 
 class NotificationRefused(LastcallError, ValueError):
-    """No worker may tell this URL. origin: where it leads to; allowed: where workers may."""
+    """No worker may tell this URL. origin: where it leads to; allowed: where workers may; redirect: where it sends."""
 
-    def __init__(self, origin: str, allowed: Sequence[str], why: str = "") -> None:
-        self.origin, self.allowed = origin, tuple(allowed)
+    def __init__(self, origin: str, allowed: Sequence[str], redirect: str = "") -> None:
+        self.origin, self.allowed, self.redirect = origin, tuple(allowed), redirect
         super().__init__(
             f"expected a URL that workers may tell ({', '.join(allowed) or 'none'}), got one of {origin}"
-            + (f", {why}" if why else "")
-            + ": name it in their LASTCALL_NOTIFY_HOSTS"
+            + (
+                f", which sends them to {redirect}: give that, if it is where you want to be told"
+                if redirect
+                else ": name it in their LASTCALL_NOTIFY_HOSTS"
+            )
         )
 
 

@@ -48,6 +48,17 @@ class Origin(NamedTuple):
         return f"{self.scheme}://{host}" + (f":{self.port}" if self.port != _PORTS[self.scheme] else "")
 
 
+class Notification(NamedTuple):
+    """What is posted: the item of its queue. id: the same in every attempt. Monitors see it without the URL's path."""
+
+    url: str
+    id: str
+    body: str
+
+    def __repr__(self) -> str:
+        return f"<Notification {self.id} for {split('url', self.url)[0]}>"
+
+
 def allowed(entry: str) -> Origin:
     """An entry of LASTCALL_NOTIFY_HOSTS: a host, or host:port, for https; http://host:port. Raises ConfigError."""
     name = "notify_hosts (LASTCALL_NOTIFY_HOSTS)"
@@ -69,7 +80,7 @@ def split(name: str, url: object) -> tuple[Origin, str]:
         parts = urlsplit(url)
         host, port = (parts.hostname or "").removesuffix("."), parts.port
     except ValueError as error:
-        raise ConfigError(name, expected, "one that cannot be read", str(error)) from error
+        raise ConfigError(name, expected, "one whose host or port cannot be read") from error
     if parts.scheme not in _PORTS:
         raise ConfigError(name, expected, f"the scheme {parts.scheme!r}")
     if "@" in parts.netloc:

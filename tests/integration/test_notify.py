@@ -220,13 +220,14 @@ def test_a_redirect_is_not_followed_and_becomes_a_dead_letter(
     client: Client, cluster: Cluster, teller: Worker, told: Receiver, other: Receiver, name: str
 ) -> None:
     told.answers[:] = [(307, f"{other.origin}/elsewhere")]
-    end(client, name, told.origin)
+    end(client, name, f"{told.origin}/token")
     identity = json.loads(told.next()[1])["id"]
     with pytest.raises(errors.DeadLetters):
         client.job(identity).wait(30)
     (letter,) = letters_of(client, identity)
     assert isinstance(letter.error, errors.NotificationRefused)
-    assert f"answers 307, to go to {other.origin}/elsewhere" in str(letter.error)
+    assert repr(letter.value) == f"<Notification {identity} for {told.origin}>"
+    assert f"which sends them to {other.origin}/elsewhere" in str(letter.error)
     assert other.came.empty()
     assert client.job(identity).queues[0].retry_dead() == 1  # it may have been mended: the operator tries again
     assert json.loads(told.next()[1])["id"] == identity

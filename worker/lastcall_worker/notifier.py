@@ -37,6 +37,7 @@ _PRODUCER: Final = "ledger"
 _RETRIES: Final = 12  # the last some 20 to 40 minutes after the first
 _TIMEOUT: Final = urllib3.Timeout(connect=5.0, read=10.0)
 _ITEM_S: Final = 30.0  # for an answer that comes drop by drop
+_A_SWEEP: Final = 100
 _COUNTERS: Final = ("epoch", "put", "done", "dead", "cancelled")
 
 
@@ -46,12 +47,17 @@ class Teller:
     def __init__(self, settings: Settings) -> None:
         self._settings = settings
         self._said: set[str] = set()  # what nobody may tell, that was logged
+        self._left = _A_SWEEP
+
+    def begin(self) -> None:
+        """A sweep begins: leases must not wait for long while many queues' ends are handed over."""
+        self._left = _A_SWEEP
 
     def hand_over(self, ledger: Ledger) -> bool:
         """Hand over what is to be told of an ended queue. False if something is left that nobody can tell now."""
         left = False
         for field, content in ledger.ends().items():
-            if self._hand_over(ledger, json.loads(content)):
+            if self._left and self._hand_over(ledger, json.loads(content)):
                 ledger.told(field)
             else:
                 left = True
@@ -78,11 +84,17 @@ class Teller:
                 )
             return False
         self._said.discard(identity)
-        _put(connection, identity, origin.celery_queue, (url, identity, _body(ledger.job, identity, end)))
+        self._left -= 1
+        _put(
+            connection,
+            identity,
+            origin.celery_queue,
+            notify.Notification(url, identity, _body(ledger.job, identity, end)),
+        )
         return True
 
 
-def _put(connection: Connection, identity: str, celery_queue: str, item: tuple[str, str, str]) -> None:
+def _put(connection: Connection, identity: str, celery_queue: str, item: notify.Notification) -> None:
     """Make an item the one of a queue of this name. Each step may be made again, where who made it died."""
     queue = make(
         connection, identity, identity, function=deliver, workers=celery_queue, results="discard",
@@ -126,7 +138,7 @@ def _time(ms: str) -> str:
     return datetime.fromtimestamp(int(ms) / 1000, UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z")
 
 
-def deliver(item: tuple[str, str, str]) -> None:
+def deliver(item: notify.Notification) -> None:
     """Post a notification: what the slot runs. Raises NotificationFailed, which is tried again; NotificationRefused."""
     url, identity, body = item
     settings = cast("Running", running.get()).slot.station.settings
@@ -142,7 +154,7 @@ def deliver(item: tuple[str, str, str]) -> None:
         _tell(origin, identity, str(error))
         raise NotificationFailed(str(origin), identity, str(error)) from error
     if 300 <= status < 400:
-        raise NotificationRefused(str(origin), may, f"which answers {status}, to go to {location}")
+        raise NotificationRefused(str(origin), may, location)
     if not 200 <= status < 300:
         _tell(origin, identity, f"status {status}")
         raise NotificationFailed(str(origin), identity, f"it answered with status {status}", status)

@@ -85,6 +85,7 @@ class Reaper:
             chosen = None
         else:
             return
+        self._teller.begin()
         sweep = reap_once(
             redis, connection.registry, connection.tickets, celery_queues=chosen, tell=self._teller.hand_over
         )
