@@ -56,13 +56,7 @@ _log = logging.getLogger(__name__)
 
 
 def attach(app: Celery, settings: Settings | None = None) -> Celery:
-    """Have the workers of a Celery app run lastcall's slots, beside its own tasks: celery -A their.app worker
-
-    Call it once, when the app is configured. It changes what workers do, not what the app's clients do.
-    settings: None: of the LASTCALL_* environment; where that names no server, the app's broker is it, if it is a Redis.
-    The app's broker is what tickets travel through: clients that submit work need LASTCALL_BROKER_URL where it is not
-    their LASTCALL_URL's. What the app has set itself stays. Raises ConfigError.
-    """
+    """lastcall_worker.attach()"""
     settings = _of_app(app) if settings is None else settings
     if settings.broker is None:
         raise ConfigError(
