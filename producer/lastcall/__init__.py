@@ -2,10 +2,10 @@
 
 client.py is where programs come in: Client.map (map.py), submit (calls.py), queue (queue.py with producer.py and
 consumer.py), job (job.py), progress.py. On it stand pool.py (poolwork.py, asyncresult.py), multiprocessing's pools;
-executor.py, concurrent.futures' interface; joblib.py, joblib's backend. What functions keep and share: resource.py,
-slotlocal.py (place.py), shared/. What they travel in: envelope.py, payload.py, functions.py, outcome.py, and beside it
-parcel.py and aside.py. What keeps them alive: heart.py, reaper.py, registry.py, waiting.py. The private cluster:
-local.py, guardian.py. The commands: cli/.
+executor.py, concurrent.futures' interface; joblib.py, joblib's backend. Celery's tasks are functions by celerytask.py;
+URLs are told of ends by notify.py. What functions keep and share: resource.py, slotlocal.py (place.py), shared/. What
+they travel in: envelope.py, payload.py, functions.py, outcome.py, and beside it parcel.py and aside.py. What keeps them
+alive: heart.py, reaper.py, registry.py, waiting.py. The private cluster: local.py, guardian.py. The commands: cli/.
 """
 
 from lastcall import errors
@@ -15,6 +15,8 @@ from lastcall.current import current
 from lastcall.executor import Executor
 from lastcall.job import Job
 from lastcall.letters import DeadLetter
+from lastcall.notify import secret as notification_secret
+from lastcall.notify import verify_notification
 from lastcall.pool import Pool, ThreadPool
 from lastcall.producer import Producer
 from lastcall.progress import Progress
@@ -45,6 +47,8 @@ __all__ = [
     "current",
     "errors",
     "local",
+    "notification_secret",
     "resource",
     "task",
+    "verify_notification",
 ]

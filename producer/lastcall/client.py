@@ -10,6 +10,7 @@ from dataclasses import replace
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, TypeVar
 
+from lastcall import celerytask
 from lastcall.calls import Calls
 from lastcall.connection import Connection, host, unhost
 from lastcall.errors import ClientClosed, ConfigError, LeaseLost, QueueFinished, UnknownJob
@@ -80,19 +81,21 @@ class Client(Named):
 
     def map(
         self, function: Callable[..., T], *iterables: Iterable[Any], ordered: bool = True,
-        chunksize: int | None = None, workers: str = "cpu", max_workers: int | None = None,
+        chunksize: int | None = None, workers: str | None = None, max_workers: int | None = None,
         timeout: float | None = None, retries: int | None = None, backoff_s: float | None = None,
         retry_on: RetryOn | None = None, item_timeout: float | None = None, crash_limit: int | None = None,
-        job: str | None = None,
+        job: str | None = None, notify: str | None = None,
     ) -> MapResults:  # fmt: skip
         """Apply a function to every item; with several iterables, to their items side by side.
 
         Lazy at both ends: input may be endless, results come as they are asked for. ordered: in the order of the
-        input, else as they come. chunksize: items that travel together; None measures. workers: the Celery queue.
+        input, else as they come. chunksize: items that travel together; None measures. workers: the Celery queue
+        ("cpu"; a Celery task's own).
         max_workers: slots at the same time, in the whole cluster. timeout: seconds to wait for each result.
         retries, backoff_s, retry_on, crash_limit: as in queue(). item_timeout: queue()'s timeout, for each item.
         job: an id, of a job that is not there yet; its results are then kept on the server until they expire, and
         client.job(id).results() has them for whoever asks, should this process end before it has them all.
+        notify: a URL that a worker posts the outcome to, as in queue().
         Raises, when iterated, the first error of the function, with the remote traceback as its cause.
         """
         return MapResults(
@@ -102,16 +105,17 @@ class Client(Named):
                 retries=retries, backoff_s=backoff_s, retry_on=retry_on, timeout=item_timeout, crash_limit=crash_limit,
                 timeout_name="item_timeout",
             ),
-            job=job,
+            job=job, notify=notify,
         )  # fmt: skip
 
     def submit(self, function: Callable[..., T], /, *args: Any, **kwargs: Any) -> Future[T]:
-        """Call function(*args, **kwargs) on a worker of the Celery queue "cpu".
+        """Call function(*args, **kwargs) on a worker of the Celery queue "cpu", a Celery task on one of its own queue.
 
         The future's cancel() takes the call back if no slot has it yet. What becomes of a call that raises or takes too
         long, @task(retries=, timeout=) says.
         """
-        return self.submit_to("cpu", function, *args, **kwargs)
+        task = celerytask.task_of(function)
+        return self.submit_to("cpu" if task is None else celerytask.celery_queue(task), function, *args, **kwargs)
 
     def submit_to(self, workers: str, function: Callable[..., T], /, *args: Any, **kwargs: Any) -> Future[T]:
         """Call function(*args, **kwargs) on a worker of the Celery queue `workers`."""
@@ -156,6 +160,7 @@ class Client(Named):
         on_lost: str | None = None, results: str | None = None, on_error: str | None = None,
         retries: int | None = None, backoff_s: float | None = None, retry_on: RetryOn | None = None,
         timeout: float | None = None, crash_limit: int | None = None, reopen: bool = False,
+        notify: str | None = None,
     ) -> StatusableQueue[Any]:  # fmt: skip
         """A queue of this name: the one that is there, if it agrees with what is said here, or a new one.
 
@@ -163,7 +168,8 @@ class Client(Named):
         job: what it belongs to (None: a job of its own name, or that of `into`). into: the queue its outputs go to.
         maxsize, maxbytes: items and bytes outstanding, here and downstream, before producers of this queue block (0: no
         bound). Outputs of a stage never block: bound the first queue.
-        workers: the Celery queue of those who work on it ("cpu"). max_workers: slots at the same time.
+        workers: the Celery queue of those who work on it ("cpu"; a Celery task's own). max_workers: slots at the same
+        time.
         producers: how many there will be, where that is known; otherwise the last one to leave seals the queue.
         on_lost: "fail" (end INCOMPLETE), "wait" (until it comes back) or "ignore" a producer that fell silent.
         results: "keep" them until the job expires, "once" until they are read (unread ones count as outstanding), or
@@ -175,14 +181,16 @@ class Client(Named):
         crash_limit: how often an item may kill its slot (3) before it becomes a dead letter.
         What is not said of these five is as @task(...) said of the function.
         reopen: if it has ended, begin anew.
-        Raises FunctionMismatch, QueueMismatch, ConfigError, NotSerializable, FunctionNotAllowed.
+        notify: a URL that a worker posts the outcome to, signed, when the queue has ended; only to hosts that a worker
+        may tell (LASTCALL_NOTIFY_HOSTS). docs/waiting.md says what it sends, verify_notification() checks it.
+        Raises FunctionMismatch, QueueMismatch, ConfigError, NotSerializable, FunctionNotAllowed, NotificationRefused.
         """
         if into is not None:
             job = job or into.job
         return make(
             self._open(), job or name, name, function=function, into=into, maxsize=maxsize, maxbytes=maxbytes,
             workers=workers, max_workers=max_workers, producers=producers, on_lost=on_lost,
-            results=results, on_error=on_error, reopen=reopen,
+            results=results, on_error=on_error, reopen=reopen, notify=notify,
             policy=told(
                 retries=retries, backoff_s=backoff_s, retry_on=retry_on, timeout=timeout, crash_limit=crash_limit
             ),
@@ -244,4 +252,5 @@ def _environment(settings: Settings) -> dict[str, str]:
         "lease_s", "slice_s", "linger_s", "reap_s", "ttl_s", "max_item_bytes", "worker_wait_s", "aside_bytes",
         "aside_cache_bytes",
     )  # fmt: skip
-    return {f"LASTCALL_{name.upper()}": str(getattr(settings, name)) for name in names}
+    environment = {f"LASTCALL_{name.upper()}": str(getattr(settings, name)) for name in names}
+    return environment | {"LASTCALL_NOTIFY_HOSTS": " ".join(settings.notify_hosts)}

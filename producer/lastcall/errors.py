@@ -5,6 +5,7 @@ All of them pickle: they travel from workers to clients.
 """
 
 import queue as _queue
+from collections.abc import Sequence
 from typing import Any
 
 _ENDED = {
@@ -381,6 +382,37 @@ class WorkerLost(LastcallError):
             + (f" (the last time: {last})" if last else "")
             + ": look for a crash, an exit or too little memory in the worker's log"
         )
+
+
+class NotificationRefused(LastcallError, ValueError):
+    """No worker may tell this URL. origin: where it leads to; allowed: where workers may; redirect: where it sends."""
+
+    def __init__(self, origin: str, allowed: Sequence[str], redirect: str = "") -> None:
+        self.origin, self.allowed, self.redirect = origin, tuple(allowed), redirect
+        super().__init__(
+            f"expected a URL that workers may tell ({', '.join(allowed) or 'none'}), got one of {origin}"
+            + (
+                f", which sends them to {redirect}: give that, if it is where you want to be told"
+                if redirect
+                else ": name it in their LASTCALL_NOTIFY_HOSTS"
+            )
+        )
+
+
+class NotificationFailed(LastcallError):
+    """Whoever was to be told did not accept it. origin: who; status: of the answer, None where there was none."""
+
+    def __init__(self, origin: str, identity: str, reason: str, status: int | None = None) -> None:
+        self.origin, self.identity, self.reason, self.status = origin, identity, reason, status
+        super().__init__(f"{origin} did not accept notification {identity}: {reason}")
+
+
+class BadNotification(LastcallError, ValueError):
+    """A request is not a notification of lastcall's workers, or not one of now."""
+
+    def __init__(self, reason: str) -> None:
+        self.reason = reason
+        super().__init__(f"this is not a notification to believe: {reason}")
 
 
 class ItemTimeout(LastcallError, TimeoutError):

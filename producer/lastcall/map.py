@@ -85,6 +85,7 @@ class MapResults(Iterator[Any]):
         ordered: bool, chunksize: int | None, workers: str | None, max_workers: int | None,
         timeout: float | None, policy: Told, job: str | None = None,
         star: bool = False, goes_on: bool = False, numbered: bool = False, starter: Starter | None = None,
+        notify: str | None = None,
     ) -> None:  # fmt: skip
         if chunksize is not None:
             positive("chunksize", chunksize)
@@ -98,7 +99,7 @@ class MapResults(Iterator[Any]):
         self._map = _Map(
             connection, function, iterables, self.job, ordered=ordered, chunksize=chunksize,
             workers=workers, max_workers=max_workers, timeout=timeout, policy=policy,
-            keep=job is not None, star=star, goes_on=goes_on, numbered=numbered, starter=starter,
+            keep=job is not None, star=star, goes_on=goes_on, numbered=numbered, starter=starter, notify=notify,
         )  # fmt: skip
         self._values = self._map.run()
 
@@ -138,13 +139,14 @@ class _Map:
         self, connection: Connection, function: Callable[..., Any], iterables: Sequence[Iterable[Any]], job: str, *,
         ordered: bool, chunksize: int | None, workers: str | None, max_workers: int | None, timeout: float | None,
         policy: Told, keep: bool, star: bool, goes_on: bool, numbered: bool, starter: Starter | None,
+        notify: str | None,
     ) -> None:  # fmt: skip
         several = len(iterables) > 1
         try:
             queue = make(
                 connection, job, MAP, function=function, style=STAR if several or star else ITEM,
                 workers=workers, max_workers=max_workers, results="keep" if keep else "once", on_error="return",
-                policy=policy, founder=MAP, starter=starter,
+                policy=policy, founder=MAP, starter=starter, notify=notify,
             )  # fmt: skip
             if keep and [(one.epoch, one.position) for one in queue.status().producers] != [(1, 0)]:
                 raise ConfigError(

@@ -10,10 +10,11 @@ from collections.abc import Callable, Iterable, Mapping
 from dataclasses import asdict, dataclass
 from typing import Any, Final
 
+from lastcall import celerytask
 from lastcall.checks import seconds
 from lastcall.errors import ConfigError
 
-_MOST: Final = 250  # retries, and crashes: the ledger keeps a byte of each
+MOST_RETRIES: Final = 250  # retries, and crashes: the ledger keeps a byte of each
 _MOST_BACKOFF_S: Final = 600.0
 
 RetryOn = type[BaseException] | Iterable[type[BaseException]]
@@ -103,8 +104,10 @@ def told(
     """Check a policy's options. timeout_name: how the caller calls that one. Raises ConfigError."""
     numbers: tuple[tuple[str, object, int], ...] = (("retries", retries, 0), ("crash_limit", crash_limit, 1))
     for name, value, least in numbers:
-        if value is not None and (not isinstance(value, int) or isinstance(value, bool) or not least <= value <= _MOST):
-            raise ConfigError(name, f"an int from {least} to {_MOST}", repr(value))
+        if value is not None and (
+            not isinstance(value, int) or isinstance(value, bool) or not least <= value <= MOST_RETRIES
+        ):
+            raise ConfigError(name, f"an int from {least} to {MOST_RETRIES}", repr(value))
     for name, duration in (("backoff_s", backoff_s), (timeout_name, timeout)):
         if duration is not None:
             seconds(name, duration)
@@ -122,7 +125,10 @@ def remember(function: Callable[..., Any], options: Told) -> None:
 
 
 def told_of(function: Any) -> Told:
-    """What @task said of a function, through partials and bound methods."""
+    """What @task said of a function, through partials and bound methods; of a Celery task, its time limit."""
+    task = celerytask.task_of(function)
+    if task is not None:  # it says by itself what is tried again, and when
+        return told(timeout=celerytask.timeout_s(task))
     while function is not None:
         try:
             found = _told.get(function)

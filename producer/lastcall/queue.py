@@ -13,7 +13,8 @@ import uuid
 from collections.abc import Callable, Iterator, Sequence
 from typing import TYPE_CHECKING, Any, Generic, TypeVar
 
-from lastcall import functions
+from lastcall import celerytask, functions
+from lastcall import notify as notifications
 from lastcall.aside import parcel, put
 from lastcall.checks import bound, one_of, plain_name, positive, seconds
 from lastcall.connection import Connection
@@ -319,7 +320,7 @@ def make(
     maxsize: int | None = None, maxbytes: int | None = None, workers: str | None = None,
     max_workers: int | None = None, producers: int | None = None, on_lost: str | None = None,
     results: str | None = None, on_error: str | None = None, policy: Told | None = None, reopen: bool = False,
-    founder: str | None = None, starter: Starter | None = None,
+    founder: str | None = None, starter: Starter | None = None, notify: str | None = None,
 ) -> StatusableQueue[Any]:  # fmt: skip
     """Make a queue, or a handle to the one that is there; what client.queue() says.
 
@@ -348,6 +349,8 @@ def make(
         raise ConfigError(
             "on_error", "'dead' where outputs go into another queue", "'return'", "nobody reads results of this one"
         )
+    if notify is not None:
+        notifications.check(connection, notify)
     sealer = connection.sealer
     identity, sealed, celery, beside = None, None, None, None
     if function is not None:
@@ -358,7 +361,8 @@ def make(
             wire, identity = (*wire, starter), identity + STARTED
         beside = parcel(connection, job)
         sealed = sealer.seal(wire, job, name, "function", parcel=beside)
-        celery = workers or "cpu"
+        task = celerytask.task_of(function)
+        celery = workers or ("cpu" if task is None else celerytask.celery_queue(task))
         plain_name("workers", celery)
         connection.ensure_workers(celery)
     elif workers is not None:
@@ -367,7 +371,9 @@ def make(
         function=sealed, identity=identity, celery=celery if workers is not None else None,
         maxsize=maxsize, maxbytes=maxbytes, max_workers=max_workers, on_lost=on_lost,
         results=results, on_error=on_error, expected=producers, style=style if function else None,
-        **(policy or Told()).stored, founder=founder, down=into.name if into is not None else "", reopen=reopen,
+        **(policy or Told()).stored, founder=founder,
+        notify=None if notify is None else notifications.seal_url(connection, job, name, notify),
+        down=into.name if into is not None else "", reopen=reopen,
     )  # fmt: skip
     names = [name, *(into._ledger.names if into is not None else ())]
     ledger = Ledger(connection.redis, job, names)
@@ -385,6 +391,9 @@ def make(
         if error.option == "identity":
             none = "no function"
             raise FunctionMismatch(error.queue, error.expected or none, error.got or none) from None
+        if error.option == "notify":
+            there = "another URL" if error.expected else "nobody who is told"
+            raise QueueMismatch(error.queue, "notify", there, "this URL") from None
         said = _SAID.get(error.option, error.option)
         raise QueueMismatch(error.queue, said, error.expected, error.got) from None
     if state not in ENDED:

@@ -2,6 +2,7 @@
 
 import math
 import os
+from collections.abc import Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -18,6 +19,7 @@ from urllib.parse import (
 
 from lastcall.envelope import MIN_KEY_BYTES
 from lastcall.errors import ConfigError
+from lastcall.notify import allowed as allowed_host
 
 _EXAMPLES = "redis://host:6379/0, rediss://host:6379/0 or unix:///path/to/socket?db=0"
 _MOST_ITEM_BYTES = 512 * 1024 * 1024  # the longest value that Redis takes by default
@@ -50,6 +52,7 @@ class Settings:
     aside_bytes: arrays, bytes and other buffers in the arguments of calls that are at least as large are sent once, not
     with each call (0: with each call, whatever they are).
     aside_cache_bytes: how much of that a worker's process keeps, and a client leaves on the server that no call needs.
+    notify_hosts: whom this worker may tell how queues ended (notify=): hosts, for https; http://host:port.
     Raises ConfigError for a value that cannot be used.
     """
 
@@ -66,6 +69,7 @@ class Settings:
     worker_wait_s: float = 60.0
     aside_bytes: int = 256 * 1024
     aside_cache_bytes: int = 256 * 1024 * 1024
+    notify_hosts: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
         if self.url is not None:
@@ -78,6 +82,8 @@ class Settings:
                 "a URL that Celery takes, such as redis://host:6379/0",
                 "one without a scheme",
             )
+        for host in self.notify_hosts:
+            allowed_host(host)
         for name, (least, allowed) in _SECONDS.items():
             value = getattr(self, name)
             if not _is_number(value) or value < least or (value == least and not allowed):
@@ -116,6 +122,7 @@ class Settings:
         worker_wait_s: float | None = None,
         aside_bytes: int | None = None,
         aside_cache_bytes: int | None = None,
+        notify_hosts: str | Iterable[str] | None = None,
     ) -> "Settings":
         """Settings from the arguments and, for each that is None, from LASTCALL_<NAME>.
 
@@ -126,6 +133,7 @@ class Settings:
             "url": url or _from_environment("url"),
             "key": _load_key(key, key_file),
             "broker_url": broker_url or _from_environment("broker_url"),
+            "notify_hosts": _hosts(_from_environment("notify_hosts") if notify_hosts is None else notify_hosts),
         }
         sizes = {
             "max_item_bytes": max_item_bytes,
@@ -264,6 +272,12 @@ def _kombu_url(url: str) -> str:
     if parts.scheme == "rediss":
         query.setdefault("ssl_cert_reqs", "required")  # kombu's own default is not to check
     return _join(parts.scheme, netloc, f"/{database}", urlencode(query, safe="/"))
+
+
+def _hosts(given: str | Iterable[str] | None) -> tuple[str, ...] | None:
+    if given is None:
+        return None
+    return tuple(given.replace(",", " ").split()) if isinstance(given, str) else tuple(given)
 
 
 def _load_key(key: str | bytes | None, key_file: str | os.PathLike[str] | None) -> bytes | None:

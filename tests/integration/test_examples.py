@@ -62,6 +62,16 @@ def test_pools(cluster: Cluster, private: bool) -> None:
     ]
 
 
+def test_kettle() -> None:
+    assert run("kettle.py") == [
+        "stood there: 1 l of tea",
+        "looked: 2 l of tea",
+        "called: 3 l of tea",
+        "awaited: ['1 l of tea', '2 l of tea']",
+        "told: kettles DRAINED 3",
+    ]
+
+
 @pytest.mark.parametrize("way", ["sentinels", "joinable", "statusable"])
 def test_three_ways(cluster: Cluster, way: str) -> None:
     lines = run(f"three_ways/{way}.py", cluster)
@@ -70,7 +80,8 @@ def test_three_ways(cluster: Cluster, way: str) -> None:
 
 def test_every_example_is_run_here() -> None:
     assert {str(path.relative_to(EXAMPLES)) for path in EXAMPLES.rglob("*.py")} == {
-        "buns.py", "pools.py", "three_ways/sentinels.py", "three_ways/joinable.py", "three_ways/statusable.py",
+        "buns.py", "kettle.py", "pools.py",
+        "three_ways/sentinels.py", "three_ways/joinable.py", "three_ways/statusable.py",
     }  # fmt: skip
 
 

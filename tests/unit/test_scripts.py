@@ -230,7 +230,7 @@ def test_keys_of_a_job_share_a_slot_and_those_of_two_queues_nothing_else() -> No
     assert keys.chain("j", ["one", "two"]) == one + two
 
 
-# Only these make a queue, a job or a shared thing longer. The others must go on when the server is full, or it stays full.
+# Only these make something longer. The others must go on when the server is full, or it stays full.
 GROW = {"aside", "create", "join", "put", "revive", "hold", "arrive", "store", "swap", "edit"}
 
 

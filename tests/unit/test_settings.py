@@ -51,6 +51,7 @@ def test_the_environment_is_read(monkeypatch: pytest.MonkeyPatch) -> None:
         "TTL_S": "60",
         "MAX_ITEM_BYTES": "1000",
         "WORKER_WAIT_S": "",
+        "NOTIFY_HOSTS": "hooks.example.com, http://127.0.0.1:8000",
     }.items():
         monkeypatch.setenv(f"LASTCALL_{name}", value)
     assert Settings.load() == Settings(
@@ -64,6 +65,7 @@ def test_the_environment_is_read(monkeypatch: pytest.MonkeyPatch) -> None:
         ttl_s=60,
         max_item_bytes=1000,
         worker_wait_s=60,
+        notify_hosts=("hooks.example.com", "http://127.0.0.1:8000"),
     )
 
 

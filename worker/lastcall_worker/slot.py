@@ -14,13 +14,13 @@ from collections.abc import Callable, Sequence
 from contextlib import suppress
 from typing import TYPE_CHECKING, Any
 
+from celery.app.task import Task
 from redis.exceptions import RedisError
 
 from lastcall.connection import Connection
 from lastcall.current import running as running_here
 from lastcall.errors import (
     BadEnvelope,
-    ItemTimeout,
     LastcallError,
     NotDeserializable,
     NotSerializable,
@@ -31,11 +31,12 @@ from lastcall.errors import (
 from lastcall.letters import write_letter
 from lastcall.outcome import PackedError, pack_error
 from lastcall.payload import CALL, STAR, Outcome, open_each, open_items, seal_outcome, seal_parts, seal_values
-from lastcall.policy import Policy
+from lastcall.policy import MOST_RETRIES, Policy
 from lastcall.state.ledger import Again, Completion, Ledger, Output
 from lastcall.tickets import SLOT_TASK
 from lastcall.waiting import AWAY
 from lastcall_worker import limits, starters
+from lastcall_worker.celerytask import AskedAgain, SoftItemTimeout
 from lastcall_worker.monitored import Monitored
 from lastcall_worker.station import AGAIN_S, AWAY_S, Station, Work
 from lastcall_worker.station import station as a_station
@@ -49,6 +50,8 @@ _HAND_S = 0.002  # work that a slot takes in hand at once, when chunks are much 
 _MOST_CHUNKS = 16
 _LONG_S = 0.1  # where a chunk took longer, the next is shown as started before it ends
 
+_NO_LIMIT_S = 10 * 365 * 86_400
+
 _log = logging.getLogger(__name__)
 
 
@@ -59,13 +62,14 @@ class TicketOver(BaseException):
 class Running:
     """What `lastcall.current` tells while a chunk runs; `at` is the item's index in it."""
 
-    __slots__ = ("_values", "_work", "chunk", "job", "made", "positions", "queue", "slot", "worker")
+    __slots__ = ("_values", "_work", "celery", "chunk", "job", "made", "positions", "queue", "slot", "worker")
 
     def __init__(self, slot: Slot, work: Work, chunk: Chunk) -> None:
         self.slot = slot
         self._work = work
         self.job, self.queue = work.ledger.job, work.ledger.name
         self.made = work.made[0].decode()
+        self.celery = work.celery
         self.worker = slot.station.node
         self.chunk = chunk
         self.positions: Sequence[int] | None = None  # of the items that are run, where it is not all of them
@@ -316,9 +320,13 @@ class Slot:
                     error = raised
                 at = len(values)
                 policy = _policy(work, items[at])
-                if policy.retries_after(error, running.chunk.raises):
+                if isinstance(error, AskedAgain):
+                    if running.chunk.raises < MOST_RETRIES:
+                        again[at] = error.delay_ms
+                    error = error.error
+                elif policy.retries_after(error, running.chunk.raises):
                     again[at] = policy.delay_ms(running.chunk.raises)
-                errors[at] = pack_error(error, keyed)
+                errors[at] = pack_error(error.plain if isinstance(error, SoftItemTimeout) else error, keyed)
                 append(None)
         finally:
             running_here.reset(before)
@@ -332,7 +340,7 @@ class Slot:
             if not policy.timeout_s:
                 return function(item)
             chunk, at = running.chunk, running.at
-            error = ItemTimeout(work.ledger.shown, chunk.start + at, policy.timeout_s, chunk.raises + 1)
+            error = SoftItemTimeout(work.ledger.shown, chunk.start + at, policy.timeout_s, chunk.raises + 1)
             delay_ms = policy.delay_ms(chunk.raises) if policy.retries_after(error, chunk.raises) else None
             written = table.write(row, self.address, self.ticket, chunk.id, at, delay_ms, policy.timeout_s)
             if not written:
@@ -447,7 +455,11 @@ def register(app: Any, settings: Settings) -> Any:
         run(app, settings, request.hostname or "solo", address, ticket,
             events=bool(getattr(request, "lastcall_events", False)))  # fmt: skip
 
+    # What an app says for all its tasks is not for this one, whose items have limits of their own.
+    limits_s = {
+        limit: _NO_LIMIT_S for limit in ("time_limit", "soft_time_limit") if app.conf[f"task_{limit}"] is not None
+    }
     return app.task(
-        slot, name=SLOT_TASK, bind=True, ignore_result=True, acks_late=False, send_events=False,
-        Request="lastcall_worker.request:SlotRequest",
+        slot, name=SLOT_TASK, base=Task, shared=False, bind=True, ignore_result=True, acks_late=False,
+        send_events=False, rate_limit=0, Request="lastcall_worker.request:SlotRequest", **limits_s,
     )  # fmt: skip

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any, Final
 from redis.exceptions import RedisError
 
 from lastcall import functions
+from lastcall.celerytask import KIND
 from lastcall.connect import connect
 from lastcall.envelope import Sealer
 from lastcall.errors import AsideLost, BadEnvelope, LastcallError, UnknownJob
@@ -26,7 +27,7 @@ from lastcall.state import keys
 from lastcall.state.ledger import Ledger, split
 from lastcall.tickets import TicketSender
 from lastcall.waiting import AWAY
-from lastcall_worker import limits
+from lastcall_worker import celerytask, limits
 from lastcall_worker.events import TaskEvents
 from lastcall_worker.store import STORE
 
@@ -100,7 +101,7 @@ class Station:
                 if name.endswith(STARTED):
                     *wire, starter = wire
                 if style != CALL:  # each call brings its own
-                    function = functions.load(wire, self.node, self.sealer.keyed)
+                    function = self._load(wire)
                 name = wire[1]
         except LastcallError as why:
             if isinstance(why, BadEnvelope):
@@ -122,7 +123,7 @@ class Station:
         key = tuple(wire)
         function = self._functions.get(key)
         if function is None:
-            function = functions.load(wire, self.node, self.sealer.keyed)
+            function = self._load(wire)
             if len(self._functions) > 1000:
                 self._functions.clear()
             self._functions[key] = function
@@ -150,6 +151,11 @@ class Station:
         if not compare_digest(self.sealer.digest(data), part.digest):
             raise BadEnvelope("a large argument that lies beside it is not what was put there: it was changed", (job,))
         return data
+
+    def _load(self, wire: Sequence[Any]) -> Callable[..., Any]:
+        if wire[0] == KIND:
+            return celerytask.load(self.app, wire, self.node, self.sealer.keyed)
+        return functions.load(wire, self.node, self.sealer.keyed)
 
     def served(self) -> Sequence[str]:
         """The Celery queues that this worker serves."""

@@ -25,7 +25,7 @@ PARTS = (
     "dead",  # HASH    item -> dead letter
     "bell",  # LIST    one token a waiting slot or consumer that shall look again
     "room",  # LIST    (of the job) one token a blocked producer that shall try again
-    "job",  # HASH    (of the job) its queues, how many are open, how many producers are blocked; what lies aside
+    "job",  # HASH    (of the job) its queues, how many are open, blocked producers; ends to be told; what lies aside
 )
 _OF_THE_JOB = {"room", "job"}
 

@@ -163,6 +163,7 @@ class Spec:
     crash_limit: int | None = None
     style: str | None = None  # how an item is given to the function: item, star (its parts), call
     founder: str | None = None  # a producer that has its lease from the first
+    notify: str | None = None  # a URL that is told of the end, sealed: notify.py
     down: str = ""
     reopen: bool = False
 
@@ -187,6 +188,7 @@ _FIELDS: dict[str, tuple[str, Any]] = {
     "timeout_ms": ("timeout", 0),
     "crash_limit": ("crash_limit", 3),
     "founder": ("founder", ""),
+    "notify": ("notify", ""),
     "style": ("style", "item"),
 }
 
@@ -303,6 +305,23 @@ class Ledger:
         """The queue's options and counters as they are stored; empty if there is no such queue."""
         stored: Any = self.redis.hgetall(self._own[0])
         return {name.decode(): value for name, value in stored.items()}
+
+    def ends(self) -> dict[str, bytes]:
+        """What is to be told of ends of this queue: field of the job's hash -> JSON, as `_settle.lua` writes it."""
+        job_key = self._own[keys.PARTS.index("job")]
+        if not self.redis.hexists(job_key, "tells"):
+            return {}
+        stored: Any = self.redis.hgetall(job_key)
+        prefix = f"tell:{self.name}:"
+        fields = {field.decode(): value for field, value in stored.items()}
+        return {
+            field: value for field, value in fields.items()
+            if field.startswith(prefix) and field.removeprefix(prefix).isdecimal()
+        }  # fmt: skip
+
+    def told(self, field: str) -> None:
+        """One of those was handed over."""
+        self.redis.hdel(self._own[keys.PARTS.index("job")], field)
 
     def celery_queue(self) -> str:
         """What its tickets travel through; "" if consumers read it, or there is no such queue."""
