@@ -21,7 +21,7 @@ from lastcall.current import HELP_S, current, help_with, running
 from lastcall.errors import ItemTooLarge, LastcallError, LeaseLost, NotSerializable, QueueCancelled
 from lastcall.outcome import unpack_error
 from lastcall.payload import CALL
-from lastcall.policy import Policy, told_of
+from lastcall.policy import Policy, told, told_of
 from lastcall.queue import make
 from lastcall.results import Entry, Reader
 from lastcall.task import task
@@ -110,11 +110,12 @@ class Calls:
     """A client's calls through one Celery queue.
 
     max_workers: slots at the same time, in the whole cluster. starter: what slots do before their first call.
+    concurrency: the calls are coroutines, of which a slot runs that many at the same time.
     """
 
     def __init__(
         self, connection: Connection, celery_queue: str, *,
-        max_workers: int | None = None, starter: Starter | None = None,
+        max_workers: int | None = None, starter: Starter | None = None, concurrency: int | None = None,
     ) -> None:  # fmt: skip
         self.job = f"calls-{uuid.uuid4().hex}"
         self._connection = connection
@@ -122,6 +123,7 @@ class Calls:
             self._queue = make(
                 connection, self.job, "calls", function=run_call, style=CALL, workers=celery_queue,
                 results="once", on_error="return", founder="client", max_workers=max_workers, starter=starter,
+                policy=told(concurrency=concurrency),
             )  # fmt: skip
         except AWAY as error:
             raise unreachable(connection, error) from error
@@ -140,9 +142,9 @@ class Calls:
         self, function: Callable[..., Any], args: Any, kwargs: dict[str, Any], policy: Policy | None = None
     ) -> Answer:
         """Send a call. policy: None for what @task says. Raises NotSerializable, ItemTooLarge, and what broke it."""
-        wire, told = self._sent(function)
+        wire, policy_wire = self._sent(function)
         try:
-            dumped = self._producer.dump((wire, args, kwargs, told if policy is None else policy.wire))
+            dumped = self._producer.dump((wire, args, kwargs, policy_wire if policy is None else policy.wire))
         except NotSerializable as error:
             raise self._which(error, args, kwargs) from error
         except ItemTooLarge as error:

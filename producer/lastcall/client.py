@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 from lastcall.calls import Calls
 from lastcall.connection import Connection, host, unhost
+from lastcall.coroutine import CONCURRENCY, is_async
 from lastcall.errors import ClientClosed, ConfigError, LeaseLost, QueueFinished, UnknownJob
 from lastcall.job import Job
 from lastcall.map import MapResults
@@ -44,7 +45,7 @@ class Client:
     ) -> None:  # fmt: skip
         settings = Settings.load(url, key, **options)
         self._cluster: LocalCluster | None = None
-        self._calls: dict[str, Calls] = {}
+        self._calls: dict[tuple[str, bool], Calls] = {}  # by Celery queue, and whether they are coroutines
         self._retired: list[Calls] = []  # that take no more calls from here, but may have some out
         self._lock = threading.Lock()
         self._closed = False
@@ -82,14 +83,14 @@ class Client:
         chunksize: int | None = None, workers: str = "cpu", max_workers: int | None = None,
         timeout: float | None = None, retries: int | None = None, backoff_s: float | None = None,
         retry_on: RetryOn | None = None, item_timeout: float | None = None, crash_limit: int | None = None,
-        job: str | None = None,
+        concurrency: int | None = None, job: str | None = None,
     ) -> MapResults:  # fmt: skip
         """Apply a function to every item; with several iterables, to their items side by side.
 
         Lazy at both ends: input may be endless, results come as they are asked for. ordered: in the order of the
         input, else as they come. chunksize: items that travel together; None measures. workers: the Celery queue.
         max_workers: slots at the same time, in the whole cluster. timeout: seconds to wait for each result.
-        retries, backoff_s, retry_on, crash_limit: as in queue(). item_timeout: queue()'s timeout, for each item.
+        retries, backoff_s, retry_on, crash_limit, concurrency: as in queue(). item_timeout: queue()'s timeout.
         job: an id, of a job that is not there yet; its results are then kept on the server until they expire, and
         client.job(id).results() has them for whoever asks, should this process end before it has them all.
         Raises, when iterated, the first error of the function, with the remote traceback as its cause.
@@ -99,7 +100,7 @@ class Client:
             workers=workers, max_workers=max_workers, timeout=timeout,
             policy=told(
                 retries=retries, backoff_s=backoff_s, retry_on=retry_on, timeout=item_timeout, crash_limit=crash_limit,
-                timeout_name="item_timeout",
+                concurrency=concurrency, timeout_name="item_timeout",
             ),
             job=job,
         )  # fmt: skip
@@ -115,23 +116,26 @@ class Client:
     def submit_to(self, workers: str, function: Callable[..., T], /, *args: Any, **kwargs: Any) -> Future[T]:
         """Call function(*args, **kwargs) on a worker of the Celery queue `workers`."""
         self._open()
-        calls = self._calls.get(workers)
+        coroutine = is_async(function)
+        calls = self._calls.get((workers, coroutine))
         if calls is None or calls.broken:
-            calls = self._calls_to(workers)
+            calls = self._calls_to(workers, coroutine)
         try:
             return calls.submit(function, args, kwargs)
         except (LeaseLost, QueueFinished):
             # This process was silent for longer than a lease (suspended, say): the next queue of calls takes it.
-            return self._calls_to(workers).submit(function, args, kwargs)
+            return self._calls_to(workers, coroutine).submit(function, args, kwargs)
 
-    def _calls_to(self, workers: str) -> Calls:
+    def _calls_to(self, workers: str, coroutine: bool) -> Calls:
         with self._lock:
             connection = self._open()
-            calls = self._calls.get(workers)
+            calls = self._calls.get((workers, coroutine))
             if calls is None or calls.broken:
                 if calls is not None:
                     self._retired.append(calls)
-                calls = self._calls[workers] = Calls(connection, workers)
+                # Coroutines have a queue of their own: slots run many of its calls at the same time.
+                concurrency = CONCURRENCY if coroutine else None
+                calls = self._calls[workers, coroutine] = Calls(connection, workers, concurrency=concurrency)
             return calls
 
     def _own_calls(self, workers: str, max_workers: int | None) -> Calls:
@@ -154,7 +158,8 @@ class Client:
         workers: str | None = None, max_workers: int | None = None, producers: int | None = None,
         on_lost: str | None = None, results: str | None = None, on_error: str | None = None,
         retries: int | None = None, backoff_s: float | None = None, retry_on: RetryOn | None = None,
-        timeout: float | None = None, crash_limit: int | None = None, reopen: bool = False,
+        timeout: float | None = None, crash_limit: int | None = None, concurrency: int | None = None,
+        reopen: bool = False,
     ) -> StatusableQueue[Any]:  # fmt: skip
         """A queue of this name: the one that is there, if it agrees with what is said here, or a new one.
 
@@ -172,7 +177,8 @@ class Client:
         it (every Exception). timeout: seconds that an item may run (no bound); it then raises ItemTimeout, and where
         that does not end it within a second, its process is killed; a thread goes on, but its result is not taken.
         crash_limit: how often an item may kill its slot (3) before it becomes a dead letter.
-        What is not said of these five is as @task(...) said of the function.
+        concurrency: how many coroutines of an `async def` function a slot runs at the same time (500).
+        What is not said of these six is as @task(...) said of the function.
         reopen: if it has ended, begin anew.
         Raises FunctionMismatch, QueueMismatch, ConfigError, NotSerializable, FunctionNotAllowed.
         """
@@ -183,7 +189,8 @@ class Client:
             workers=workers, max_workers=max_workers, producers=producers, on_lost=on_lost,
             results=results, on_error=on_error, reopen=reopen,
             policy=told(
-                retries=retries, backoff_s=backoff_s, retry_on=retry_on, timeout=timeout, crash_limit=crash_limit
+                retries=retries, backoff_s=backoff_s, retry_on=retry_on, timeout=timeout, crash_limit=crash_limit,
+                concurrency=concurrency,
             ),
         )  # fmt: skip
 

@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING, Any
 from redis.exceptions import RedisError
 
 from lastcall.checks import positive
+from lastcall.coroutine import CONCURRENCY, is_async
 from lastcall.envelope import unserializable
 from lastcall.errors import (
     ConfigError,
@@ -33,6 +34,7 @@ from lastcall.errors import (
 )
 from lastcall.outcome import unpack_error
 from lastcall.payload import ITEM, STAR, Outcome, seal_values
+from lastcall.policy import told_of
 from lastcall.queue import make
 from lastcall.results import Entry, Reader
 from lastcall.waiting import AWAY, Deadline, Outage, raise_for, status_of, unreachable
@@ -50,6 +52,8 @@ _LEAST_S = 0.002  # below which a chunk is not cut for the sake of an even end
 _MOST_ITEMS = 10_000
 _MOST_BYTES = 4 << 20
 _GROWTH = 8  # times, from one size to the next
+_COROUTINES = 16  # items of the first chunks, where they run at the same time
+_LANES = 4  # chunks of them that a slot runs at the same time, at least
 MAP = "map"  # the name of a map's queue, and of its producer
 
 _LOOK_S = 1.0
@@ -166,7 +170,11 @@ class _Map:
         self._max_workers = max_workers
         self._timeout = timeout
         self._goes_on = goes_on
-        self._size = chunksize or 1
+        policy = policy.over(told_of(function))
+        self._concurrency = (
+            (policy.concurrency or CONCURRENCY) if is_async(function) else 1
+        )  # items at a time in a slot
+        self._size = chunksize or (min(_COROUTINES, self._concurrency) if self._concurrency > 1 else 1)
         self._item_s = 0.0  # what an item takes, measured
         self._read_s = 0.0  # what it took to read one from the input
         self._item_bytes = 0.0
@@ -306,11 +314,12 @@ class _Map:
         """Put chunks until the slots have enough to do, or the window is full. False if that is not reached yet."""
         slots = max(1, self._connection.slots(self._celery_queue))
         slots = min(slots, self._max_workers or slots)
+        lanes = -(-self._concurrency // self._size)  # chunks that a slot runs at a time
         began, full = time.monotonic(), True
         while (
             not self._exhausted
-            and len(self._under_way) - len(self._delayed) < 2 * slots + 1
-            and len(self._under_way.keys() | self._parts.keys()) < 8 * slots
+            and len(self._under_way) - len(self._delayed) < 2 * slots * lanes + 1
+            and len(self._under_way.keys() | self._parts.keys()) < 8 * slots * lanes
         ):
             if time.monotonic() - began > _FILL_S:
                 full = False
@@ -448,7 +457,9 @@ class _Map:
             fitting = int(_TARGET_S / max(self._item_s, 1e-9))
             if self._item_bytes:
                 fitting = min(fitting, int(_MOST_BYTES / self._item_bytes))
-            self._size = max(1, min(fitting, self._size * _GROWTH, _MOST_ITEMS))
+            # Of coroutines several chunks at a time, so that what is done makes room for what is next.
+            most = _MOST_ITEMS if self._concurrency == 1 else max(1, self._concurrency // _LANES)
+            self._size = max(1, min(fitting, self._size * _GROWTH, most))
 
     def _leave(self) -> None:
         try:

@@ -17,9 +17,10 @@ from lastcall import functions
 from lastcall.checks import bound, one_of, plain_name, positive, seconds
 from lastcall.connection import Connection
 from lastcall.consumer import Consumer
+from lastcall.coroutine import check_concurrency
 from lastcall.errors import ConfigError, FunctionMismatch, QueueHasFunction, QueueMismatch, UnknownJob, UnknownLetter
 from lastcall.letters import DeadLetter, read_letter
-from lastcall.payload import ITEM, STARTED
+from lastcall.payload import CALL, ITEM, STARTED
 from lastcall.policy import Told, told_of
 from lastcall.producer import Producer
 from lastcall.results import Results
@@ -355,6 +356,8 @@ def make(
         if starter is not None:
             wire, identity = (*wire, starter), identity + STARTED
         sealed = sealer.seal(wire, job, name, "function")
+        if style != CALL:
+            check_concurrency(function, policy or Told())
         celery = workers or "cpu"
         plain_name("workers", celery)
         connection.ensure_workers(celery)
