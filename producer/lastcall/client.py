@@ -45,7 +45,8 @@ class Client:
     ) -> None:  # fmt: skip
         settings = Settings.load(url, key, **options)
         self._cluster: LocalCluster | None = None
-        self._calls: dict[tuple[str, bool], Calls] = {}  # by Celery queue, and whether they are coroutines
+        self._calls: dict[str, Calls] = {}
+        self._coroutines: dict[str, Calls] = {}  # calls of such, of which a slot runs many at the same time
         self._retired: list[Calls] = []  # that take no more calls from here, but may have some out
         self._lock = threading.Lock()
         self._closed = False
@@ -117,7 +118,7 @@ class Client:
         """Call function(*args, **kwargs) on a worker of the Celery queue `workers`."""
         self._open()
         coroutine = is_async(function)
-        calls = self._calls.get((workers, coroutine))
+        calls = (self._coroutines if coroutine else self._calls).get(workers)
         if calls is None or calls.broken:
             calls = self._calls_to(workers, coroutine)
         try:
@@ -129,13 +130,13 @@ class Client:
     def _calls_to(self, workers: str, coroutine: bool) -> Calls:
         with self._lock:
             connection = self._open()
-            calls = self._calls.get((workers, coroutine))
+            known = self._coroutines if coroutine else self._calls
+            calls = known.get(workers)
             if calls is None or calls.broken:
                 if calls is not None:
                     self._retired.append(calls)
-                # Coroutines have a queue of their own: slots run many of its calls at the same time.
                 concurrency = CONCURRENCY if coroutine else None
-                calls = self._calls[workers, coroutine] = Calls(connection, workers, concurrency=concurrency)
+                calls = known[workers] = Calls(connection, workers, concurrency=concurrency)
             return calls
 
     def _own_calls(self, workers: str, max_workers: int | None) -> Calls:
@@ -230,7 +231,7 @@ class Client:
             if self._cluster is not None:
                 stack.callback(self._close_cluster)
                 stack.callback(self._connection.close)
-            for calls in (*self._retired, *self._calls.values()):
+            for calls in (*self._retired, *self._calls.values(), *self._coroutines.values()):
                 stack.callback(calls.close, wait=wait)
 
     def _close_cluster(self) -> None:

@@ -170,10 +170,8 @@ class _Map:
         self._max_workers = max_workers
         self._timeout = timeout
         self._goes_on = goes_on
-        policy = policy.over(told_of(function))
-        self._concurrency = (
-            (policy.concurrency or CONCURRENCY) if is_async(function) else 1
-        )  # items at a time in a slot
+        at_a_time = policy.over(told_of(function)).concurrency or CONCURRENCY
+        self._concurrency = at_a_time if is_async(function) else 1  # items that a slot runs at the same time
         self._size = chunksize or (min(_COROUTINES, self._concurrency) if self._concurrency > 1 else 1)
         self._item_s = 0.0  # what an item takes, measured
         self._read_s = 0.0  # what it took to read one from the input
