@@ -231,6 +231,11 @@ class Calls:
         return [future for future in futures if future.withdrawn and self._futures.pop(future.number, None) is future]
 
     @property
+    def is_full(self) -> bool:
+        """Whether submit() would block now, until what was submitted is sent."""
+        return self._producer.is_full
+
+    @property
     def reads_here(self) -> bool:
         """Whether this is the thread that reads outcomes, which must not wait for any."""
         return threading.current_thread() is self._reader

@@ -98,7 +98,7 @@ class MapResults(Iterator[Any]):
                 raise ConfigError(f"iterable {at}", "iterable", type(iterable).__name__)
         self.job = f"map-{uuid.uuid4().hex}" if job is None else job
         # What does the work does not know this object: so it ends as soon as nobody refers to this.
-        self._map = _Map(
+        self._map = Work(
             connection, function, iterables, self.job, ordered=ordered, chunksize=chunksize,
             workers=workers, max_workers=max_workers, timeout=timeout, policy=policy,
             keep=job is not None, star=star, goes_on=goes_on, starter=starter,
@@ -114,7 +114,7 @@ class MapResults(Iterator[Any]):
     @property
     def ledger(self) -> Ledger:
         """Of the map's queue."""
-        return self._map._ledger
+        return self._map.ledger
 
     @property
     def failures(self) -> int:
@@ -134,7 +134,7 @@ class MapResults(Iterator[Any]):
             return
 
 
-class _Map:
+class Work:
     """The work of a map: puts chunks, reads outcomes, hands out values."""
 
     def __init__(
@@ -190,7 +190,7 @@ class _Map:
         self._starved = False  # the input had nothing when it was read last
         self._input_error: Exception | None = None  # that the input raised, once it is exhausted
         self._exhausted = self._left = self._finished = self._ended_without = False
-        self._reader = Reader(connection, self._ledger, once=not keep)
+        self._reader = self.reader(connection, self._ledger, once=not keep)
         self._outage = Outage(connection)
         self._lost = threading.Event()  # set by the heart; its callback must not hold on to this object
         connection.heart.hold_producer(self._ledger, MAP, self._epoch, self._lost.set)
@@ -199,6 +199,15 @@ class _Map:
         except BaseException:
             self.finish(cancel=True)
             raise
+
+    def reader(self, connection: Connection, ledger: Ledger, *, once: bool) -> Reader:
+        """What outcomes are read with."""
+        return Reader(connection, ledger, once=once)
+
+    @property
+    def ledger(self) -> Ledger:
+        """Of the map's queue."""
+        return self._ledger
 
     def run(self) -> Generator[Any, None, None]:
         """The values."""

@@ -122,6 +122,12 @@ class Producer(Generic[T]):
         """
         self.put_dumped(self.dump(item), timeout=timeout)
 
+    @property
+    def is_full(self) -> bool:
+        """Whether put() would block now."""
+        with self._lock:
+            return not self._fits()
+
     def put_many(self, items: Iterable[T]) -> None:
         """Add items, one after the other, as put() does."""
         for item in items:
@@ -407,8 +413,11 @@ class Producer(Generic[T]):
         return put.full
 
     def _wait_for_room(self) -> None:
-        if self._connection.asking.blpop([self._ledger.room_key], timeout=_ROOM_S):
-            return
+        if not self._connection.asking.blpop([self._ledger.room_key], timeout=_ROOM_S):
+            self._look_for_workers()
+
+    def _look_for_workers(self) -> None:
+        """There is no room: is anybody there to make some?"""
         alone = None
         try:
             self._patience.look(self._ledger.status())

@@ -73,11 +73,14 @@ class StatusableQueue(Generic[T]):
     # Putting
 
     @reaching
-    def producer(self, name: str | None = None, *, chunk_items: int | None = None) -> Producer[T]:
+    def producer(
+        self, name: str | None = None, *, chunk_items: int | None = None, kind: type[Producer[T]] = Producer
+    ) -> Producer[T]:
         """Take out a producer's lease: one live producer more, until its `with` block is left.
 
         name: the same again for one that comes back, to go on where it was; a token for one that was announced by
         producer_token(); None makes one up. chunk_items: items that travel together; None finds it by measuring.
+        kind: for subclasses.
         Raises QueueFinished, ConfigError.
         """
         if name is not None:
@@ -88,7 +91,7 @@ class StatusableQueue(Generic[T]):
             positive("chunk_items", chunk_items)
         name = name or f"{socket.gethostname()}-{uuid.uuid4().hex[:12]}"
         lease = self._ledger.join(name)
-        return Producer(
+        return kind(
             self._connection, self._ledger, self.workers, name, lease,
             maxsize=self.maxsize, maxbytes=self._maxbytes, chunk_items=chunk_items,
         )  # fmt: skip
@@ -135,6 +138,13 @@ class StatusableQueue(Generic[T]):
         QueueCancelled, NoWorker, WaitTimeout, BadEnvelope; ConfigError if it has no function, keeps
         no results, or puts them into another queue.
         """
+        once, returns_errors = self.check_results(cursor)
+        return Results(
+            self._connection, self._ledger, once=once, returns_errors=returns_errors, timeout=timeout, cursor=cursor
+        )
+
+    def check_results(self, cursor: str) -> tuple[bool, bool]:
+        """Whether results can be read once only, and whether exceptions are among them. Raises ConfigError."""
         ledger = self._ledger
         if not self.function_name:
             raise ConfigError("results()", "called on a queue with a function", "one without",
@@ -148,10 +158,7 @@ class StatusableQueue(Generic[T]):
                               "read the results of that")  # fmt: skip
         if cursor and not _CURSOR.fullmatch(cursor):
             raise ConfigError("cursor", "the cursor of results that were read before", repr(cursor))
-        return Results(
-            self._connection, ledger, once=self._results == "once", returns_errors=self._on_error == "return",
-            timeout=timeout, cursor=cursor,
-        )  # fmt: skip
+        return self._results == "once", self._on_error == "return"
 
     # Looking
 
