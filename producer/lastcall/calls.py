@@ -25,7 +25,7 @@ from lastcall.policy import Policy, told, told_of
 from lastcall.queue import make
 from lastcall.results import Entry, Reader
 from lastcall.task import task
-from lastcall.waiting import AWAY, Deadline, unreachable
+from lastcall.waiting import AWAY, Deadline, unreachable, warn_of_loop
 
 if TYPE_CHECKING:
     from lastcall.connection import Connection
@@ -96,6 +96,8 @@ class Answer(Future[Any]):
 
     def _help(self, timeout: float | None) -> float | None:
         """Where this waits in a worker's function: until it is done, or time is over. Gives what is left of that."""
+        if timeout != 0 and not self.done():
+            warn_of_loop()
         deadline = Deadline(timeout)
         while running.get() and not self.done() and not deadline.passed:
             try:

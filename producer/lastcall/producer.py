@@ -28,7 +28,7 @@ from lastcall.errors import (
     WaitTimeout,
 )
 from lastcall.payload import seal_dumped
-from lastcall.waiting import AWAY, Deadline, Outage, Patience
+from lastcall.waiting import AWAY, Deadline, Outage, Patience, warn_of_loop
 
 if TYPE_CHECKING:
     from lastcall.connection import Connection
@@ -281,6 +281,7 @@ class Producer(Generic[T]):
 
     def _wait(self, deadline: Deadline) -> None:
         """Until something has moved; a worker's function does meanwhile what makes room."""
+        warn_of_loop()
         if not running.get():
             self._moved.wait(deadline.left(_LONG_S))
         elif not self._moved.wait(deadline.left(HELP_S)):

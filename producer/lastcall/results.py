@@ -14,7 +14,7 @@ from lastcall.errors import BadEnvelope, LastcallError, NotDeserializable, WaitT
 from lastcall.letters import given_up
 from lastcall.outcome import pack_error, unpack_error
 from lastcall.payload import Outcome, open_outcome
-from lastcall.waiting import AWAY, Deadline, Outage, Patience, describe, raise_for, status_of
+from lastcall.waiting import AWAY, Deadline, Outage, Patience, describe, raise_for, status_of, warn_of_loop
 
 if TYPE_CHECKING:
     from lastcall.connection import Connection
@@ -83,6 +83,8 @@ class Reader:
         """
         if self.ended:
             return []
+        if block_s > 0:
+            warn_of_loop()
         try:
             reply = self._ask(min(block_s, HELP_S) if running.get() else block_s)
             if not reply and block_s > 0 and help_with(self._ledger):

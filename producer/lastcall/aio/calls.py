@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+from collections import deque
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
@@ -30,6 +31,7 @@ class AsyncCalls:
         self._waiting: list[_Call] = []  # until there is a queue, or room, for them
         self._task: asyncio.Task[None] | None = None
         self._dropped: list[Answer] = []  # to be taken back
+        self._settled: deque[Callable[[], None]] = deque()  # what is to be told on the loop
         self.out: set[asyncio.Future[Any]] = set()
 
     def submit(
@@ -109,8 +111,10 @@ class AsyncCalls:
                     future.set_exception(told)
 
         def settled(_: Any) -> None:
-            with contextlib.suppress(RuntimeError):  # the loop is closed: nobody waits
-                loop.call_soon_threadsafe(settle)
+            self._settled.append(settle)
+            if len(self._settled) == 1:  # one that is behind another goes with it
+                with contextlib.suppress(RuntimeError):  # the loop is closed: nobody waits
+                    loop.call_soon_threadsafe(self._settle_all)
 
         def drop(_: Any) -> None:
             if future.cancelled() and not answer.done():
@@ -120,6 +124,12 @@ class AsyncCalls:
 
         answer.add_done_callback(settled)
         future.add_done_callback(drop)
+
+    def _settle_all(self) -> None:
+        while self._settled:
+            # Not removed before it is done: who comes meanwhile knows by it that this goes on.
+            self._settled[0]()
+            self._settled.popleft()
 
     def _take_back(self) -> None:
         dropped, self._dropped = self._dropped, []
