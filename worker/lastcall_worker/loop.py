@@ -25,13 +25,16 @@ _END_S: Final = 5.0  # that coroutines have when they are cancelled at the end
 class _Loop:
     def __init__(self) -> None:
         self.pid = os.getpid()
-        self.loop = asyncio.new_event_loop()
-        self.ended = threading.Event()
+        self.loop: asyncio.AbstractEventLoop
+        self.begun, self.ended = threading.Event(), threading.Event()
         _start(self._run)
+        self.begun.wait()
 
     def _run(self) -> None:
-        loop = self.loop
+        # Made in its thread: gevent's selectors belong to one.
+        loop = self.loop = asyncio.new_event_loop()
         asyncio.set_event_loop(loop)
+        loop.call_soon(self.begun.set)
         try:
             loop.run_forever()
             left = asyncio.all_tasks(loop)
