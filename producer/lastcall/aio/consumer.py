@@ -66,8 +66,8 @@ class AsyncConsumer(Generic[T]):
     an exception, a cancellation among them. Of one task.
     """
 
-    def __init__(self, link: Link, ledger: Ledger) -> None:
-        self._link, self._ledger = link, ledger
+    def __init__(self, link: Link, ledger: Ledger, *, of_loop: bool = False) -> None:
+        self._link, self._ledger, self._of_loop = link, ledger, of_loop
         self._consumer: _Claiming[T] = _Claiming(link.connection, ledger)
         self._closed = False
 
@@ -76,7 +76,14 @@ class AsyncConsumer(Generic[T]):
 
     async def __anext__(self) -> T:
         """The next item. Marks the one before as done."""
-        return await self.get()
+        try:
+            return await self.get()
+        except StopAsyncIteration:
+            raise
+        except BaseException:
+            if self._of_loop:  # nobody has it to go on with; and the traceback may keep it for long
+                await self.aclose()
+            raise
 
     async def get(self, timeout: float | None = None) -> T:
         """The next item. timeout: seconds. Raises Empty at the timeout, StopAsyncIteration when the queue is drained,

@@ -52,13 +52,16 @@ class AsyncQueue(Generic[T]):
 
     def consumer(self) -> AsyncConsumer[T]:
         """A consumer of this queue's items. Raises QueueHasFunction."""
-        self.queue.consumer()  # which says what is wrong
-        return AsyncConsumer(self._link, self.queue._ledger)
+        return self._consumer(of_loop=False)
 
     def __aiter__(self) -> AsyncIterator[T]:
         """The items, shared with the other consumers, until the queue has ended. A loop that is left, or cancelled,
         gives back what it has not got; what it was at counts as done (a consumer() gives that back, too)."""
-        return self.consumer()
+        return self._consumer(of_loop=True)
+
+    def _consumer(self, *, of_loop: bool) -> AsyncConsumer[T]:
+        self.queue.consumer()  # which says what is wrong
+        return AsyncConsumer(self._link, self.queue._ledger, of_loop=of_loop)
 
     def results(self, *, timeout: float | None = None, cursor: str = "") -> AsyncResults:
         """What the function returned, as it comes, until the queue has ended: see StatusableQueue.results()."""
