@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Coroutine, Iterable
 from concurrent.futures import Future
 from contextlib import ExitStack
 from dataclasses import replace
 from types import TracebackType
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar, overload
 
 from lastcall.calls import Calls
 from lastcall.connection import Connection, host, unhost
@@ -106,7 +106,11 @@ class Client:
             job=job,
         )  # fmt: skip
 
-    def submit(self, function: Callable[..., T], /, *args: Any, **kwargs: Any) -> Future[T]:
+    @overload
+    def submit(self, function: Callable[..., Coroutine[Any, Any, T]], /, *args: Any, **kwargs: Any) -> Future[T]: ...
+    @overload
+    def submit(self, function: Callable[..., T], /, *args: Any, **kwargs: Any) -> Future[T]: ...
+    def submit(self, function: Callable[..., Any], /, *args: Any, **kwargs: Any) -> Future[Any]:
         """Call function(*args, **kwargs) on a worker of the Celery queue "cpu".
 
         The future's cancel() takes the call back if no slot has it yet. What becomes of a call that raises or takes too
@@ -114,7 +118,13 @@ class Client:
         """
         return self.submit_to("cpu", function, *args, **kwargs)
 
-    def submit_to(self, workers: str, function: Callable[..., T], /, *args: Any, **kwargs: Any) -> Future[T]:
+    @overload
+    def submit_to(
+        self, workers: str, function: Callable[..., Coroutine[Any, Any, T]], /, *args: Any, **kwargs: Any
+    ) -> Future[T]: ...
+    @overload
+    def submit_to(self, workers: str, function: Callable[..., T], /, *args: Any, **kwargs: Any) -> Future[T]: ...
+    def submit_to(self, workers: str, function: Callable[..., Any], /, *args: Any, **kwargs: Any) -> Future[Any]:
         """Call function(*args, **kwargs) on a worker of the Celery queue `workers`."""
         self._open()
         coroutine = is_async(function)

@@ -98,7 +98,7 @@ class MapResults(Iterator[Any]):
                 raise ConfigError(f"iterable {at}", "iterable", type(iterable).__name__)
         self.job = f"map-{uuid.uuid4().hex}" if job is None else job
         # What does the work does not know this object: so it ends as soon as nobody refers to this.
-        self._map = Work(
+        self._map = _Map(
             connection, function, iterables, self.job, ordered=ordered, chunksize=chunksize,
             workers=workers, max_workers=max_workers, timeout=timeout, policy=policy,
             keep=job is not None, star=star, goes_on=goes_on, starter=starter,
@@ -134,7 +134,7 @@ class MapResults(Iterator[Any]):
             return
 
 
-class Work:
+class _Map:
     """The work of a map: puts chunks, reads outcomes, hands out values."""
 
     def __init__(
@@ -322,6 +322,8 @@ class Work:
         slots = max(1, self._connection.slots(self._celery_queue))
         slots = min(slots, self._max_workers or slots)
         lanes = -(-self._concurrency // self._size)  # chunks that a slot runs at a time
+        if lanes > 1 and self._item_bytes:
+            lanes = max(1, min(lanes, int(_LANES * _MOST_BYTES / (self._size * self._item_bytes))))
         began, full = time.monotonic(), True
         while (
             not self._exhausted

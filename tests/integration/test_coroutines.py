@@ -232,3 +232,15 @@ def test_the_callers_own_loop_does_not_matter(one: Cluster) -> None:
             return results(client, coroutines.nap, range(3))
 
     assert asyncio.run(main()) == [0, 1, 4]
+
+
+def test_without_a_key_tasks_may_be_coroutines() -> None:
+    server = start_server(tcp=False)
+    options = ("-I", "tests.coroutines")
+    with Worker(server.unix_url, None, "open", queues="open", slots=1, options=options) as worker:
+        worker.ready()
+        with Client(server.unix_url) as client:
+            futures = [client.submit_to("open", coroutines.few_at_a_time, n) for n in range(10)]
+            assert max(future.result(60) for future in futures) == 2
+            assert max(client.map(coroutines.few_at_a_time, range(10), workers="open", timeout=60)) == 2
+    server.close()

@@ -214,7 +214,7 @@ class Flight:
 
     def _turn(self, item: Any, policy: Policy) -> asyncio.Semaphore:
         """Of the queue's items; of calls, those of the same function."""
-        key = (item[0], policy.concurrency) if self._work.style == CALL else None
+        key = (tuple(item[0]), policy.concurrency) if self._work.style == CALL else None
         turn = self._turns.get(key)
         if turn is None:
             most = policy.concurrency if self._work.style == CALL else 0

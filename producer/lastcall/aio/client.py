@@ -51,6 +51,12 @@ class AsyncClient:
     ) -> None:
         await self.aclose(wait=kind is None)
 
+    @overload
+    def submit(
+        self, function: Callable[..., Coroutine[Any, Any, T]], /, *args: Any, **kwargs: Any
+    ) -> asyncio.Future[T]: ...
+    @overload
+    def submit(self, function: Callable[..., T], /, *args: Any, **kwargs: Any) -> asyncio.Future[T]: ...
     def submit(self, function: Callable[..., Any], /, *args: Any, **kwargs: Any) -> asyncio.Future[Any]:
         """Call function(*args, **kwargs) on a worker of the Celery queue "cpu". Gives, at once, a future to await.
 

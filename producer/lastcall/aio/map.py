@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 from lastcall.aio.helping import Waiting
 from lastcall.aio.results import FedReader
 from lastcall.errors import ConfigError, QueueCancelled, WaitTimeout
-from lastcall.map import NotYet, Work
+from lastcall.map import NotYet, _Map
 from lastcall.waiting import Deadline, raise_for, status_of
 
 if TYPE_CHECKING:
@@ -46,7 +46,7 @@ class _Feed(Iterator[Any]):
             raise StopIteration from None
 
 
-class _Steps(Work):
+class _Steps(_Map):
     """A map's work, a step at a time: in a thread, which does not wait."""
 
     def reader(self, connection: Connection, ledger: Ledger, *, once: bool) -> FedReader:
