@@ -154,7 +154,7 @@ class AsyncClient:
                     client, link = opening.result()
                     await self._threads.take(lambda: client.close(wait=wait))
                     await link.bells.close()
-            await self._threads.close()
+            await self._threads.rest()
 
     async def _open(self) -> tuple[Client, Link]:
         self._check(closing=True)

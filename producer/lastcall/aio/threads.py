@@ -1,10 +1,10 @@
-"""A few threads, in which an AsyncClient asks the server; nothing that waits for long is done there."""
+"""A few threads of the process, in which AsyncClients ask the server; nothing that waits for long is done there."""
 
 from __future__ import annotations
 
 import asyncio
 import contextlib
-import threading
+import os
 from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor
 from typing import Any, Final, TypeVar
@@ -15,21 +15,21 @@ _THREADS: Final = 4
 
 
 class Threads:
-    """One AsyncClient's."""
+    """The process's threads, as one AsyncClient uses them."""
 
     def __init__(self) -> None:
-        self._pool = ThreadPoolExecutor(_THREADS, thread_name_prefix="lastcall-aio")
+        self._aside: set[Future[None]] = set()
 
     async def ask(self, function: Callable[..., T], *args: Any) -> T:
         """Run what takes nothing: who is cancelled meanwhile does not wait for it."""
-        return await asyncio.get_running_loop().run_in_executor(self._pool, function, *args)
+        return await asyncio.get_running_loop().run_in_executor(_pool(), function, *args)
 
     async def take(self, function: Callable[..., T], *args: Any, undo: Callable[[T], Any] | None = None) -> T:
         """Run what takes something: who is cancelled meanwhile goes on when it is over, so as to know what is held.
 
         undo: gives back what was taken where nobody has it, in the background.
         """
-        future = asyncio.get_running_loop().run_in_executor(self._pool, function, *args)
+        future = asyncio.get_running_loop().run_in_executor(_pool(), function, *args)
         cancelled: asyncio.CancelledError | None = None
         while not future.done():
             try:
@@ -44,20 +44,24 @@ class Threads:
 
     def aside(self, function: Callable[..., Any], *args: Any) -> None:
         """Run something that nobody waits for, whose errors nobody is there to be told."""
-        try:
-            self._pool.submit(_quietly, function, *args)
-        except RuntimeError:  # they are closed
-            threading.Thread(target=_quietly, args=(function, *args), daemon=True).start()
+        with contextlib.suppress(RuntimeError):  # the interpreter ends: leases run out
+            future = _pool().submit(_quietly, function, *args)
+            self._aside.add(future)
+            future.add_done_callback(self._aside.discard)
 
-    async def close(self) -> None:
-        """Let what runs come to its end."""
-        last: Future[None] = self._pool.submit(_nothing)
-        self._pool.shutdown(wait=False)
-        await asyncio.wrap_future(last)
+    async def rest(self) -> None:
+        """Until what was run aside is over."""
+        await asyncio.gather(*map(asyncio.wrap_future, tuple(self._aside)))
 
 
-def _nothing() -> None:
-    pass
+_pools: dict[int, ThreadPoolExecutor] = {}  # by process: a fork has none of its parent's threads
+
+
+def _pool() -> ThreadPoolExecutor:
+    pool = _pools.get(os.getpid())
+    if pool is None:
+        pool = _pools.setdefault(os.getpid(), ThreadPoolExecutor(_THREADS, thread_name_prefix="lastcall-aio"))
+    return pool
 
 
 def _quietly(function: Callable[..., Any], *args: Any) -> None:
