@@ -6,6 +6,7 @@ kwargs). Calls that are made while a put is under way travel together; one threa
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 import threading
 import uuid
@@ -17,6 +18,7 @@ from typing import TYPE_CHECKING, Any
 from redis.exceptions import RedisError
 
 from lastcall import functions
+from lastcall.coroutine import is_async
 from lastcall.current import HELP_S, current, help_with, running
 from lastcall.errors import ItemTooLarge, LastcallError, LeaseLost, NotSerializable, QueueCancelled
 from lastcall.outcome import unpack_error
@@ -46,11 +48,18 @@ def run_call(item: tuple[Any, ...]) -> Any:
 
 
 @task(name="lastcall.calls")
-def run_calls(function: Callable[..., Any] | str, calls: Iterable[Sequence[Any]]) -> list[Any]:
-    """Several calls in one, of a function, or of one that @task knows by this name."""
+def run_calls(function: Callable[..., Any] | str, calls: Iterable[Sequence[Any]]) -> Any:
+    """Several calls in one, of a function, or of one that @task knows by this name. Of coroutines: one that awaits
+    all."""
     if isinstance(function, str):
         function = functions.load(("task", function, function), current.worker, False)
+    if is_async(function):
+        return _gathered(function, calls)
     return [function(*args) for args in calls]
+
+
+async def _gathered(function: Callable[..., Any], calls: Iterable[Sequence[Any]]) -> list[Any]:
+    return await asyncio.gather(*(function(*args) for args in calls))
 
 
 class Answer(Future[Any]):

@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 
-from lastcall import Client, errors, task
+from lastcall import Client, Executor, Pool, errors, task
 from tests import coroutines
 from tests.conftest import Cluster, start_server
 from tests.workers import Worker, until
@@ -219,11 +219,17 @@ def test_a_worker_that_is_told_to_leave_finishes_what_runs(one: Cluster, name: s
         assert queue.join(10).done == 30
 
 
-def test_calls_in_an_executor_may_be_coroutines(client: Client) -> None:
-    from lastcall import Executor
-
+@pytest.mark.parametrize("chunksize", [1, 3])
+def test_calls_in_an_executor_may_be_coroutines(client: Client, chunksize: int) -> None:
     with Executor(client=client, workers="one") as executor:
-        assert list(executor.map(coroutines.nap, range(5))) == [0, 1, 4, 9, 16]
+        assert list(executor.map(coroutines.nap, range(5), chunksize=chunksize)) == [0, 1, 4, 9, 16]
+
+
+def test_calls_in_a_pool_may_be_coroutines(cluster: Cluster) -> None:
+    with cluster.client() as client, Pool(2, client=client) as pool:
+        assert pool.map(coroutines.nap, range(5)) == [0, 1, 4, 9, 16]
+        assert pool.apply(coroutines.nap, (7,)) == 49
+        assert pool.starmap(coroutines.nap, [(2,), (3,)]) == [4, 9]
 
 
 def test_the_callers_own_loop_does_not_matter(one: Cluster) -> None:
