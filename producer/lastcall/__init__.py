@@ -9,6 +9,15 @@ alive: heart.py, reaper.py, registry.py, waiting.py. The private cluster: local.
 """
 
 from lastcall import errors
+from lastcall.aio import (
+    AsyncClient,
+    AsyncConsumer,
+    AsyncJob,
+    AsyncMapResults,
+    AsyncProducer,
+    AsyncQueue,
+    AsyncResults,
+)
 from lastcall.client import Client
 from lastcall.consumer import Consumer
 from lastcall.current import current
@@ -30,6 +39,13 @@ from lastcall.task import task
 from lastcall.version import __version__
 
 __all__ = [
+    "AsyncClient",
+    "AsyncConsumer",
+    "AsyncJob",
+    "AsyncMapResults",
+    "AsyncProducer",
+    "AsyncQueue",
+    "AsyncResults",
     "Client",
     "Consumer",
     "DeadLetter",

@@ -6,6 +6,7 @@ kwargs). Calls that are made while a put is under way travel together; one threa
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 import threading
 import uuid
@@ -18,6 +19,7 @@ from redis.exceptions import RedisError
 
 from lastcall import functions
 from lastcall.aside import Aside, Kept
+from lastcall.coroutine import is_async
 from lastcall.current import HELP_S, current, help_with, running
 from lastcall.errors import (
     AsideLost,
@@ -30,11 +32,11 @@ from lastcall.errors import (
 )
 from lastcall.outcome import unpack_error
 from lastcall.payload import CALL
-from lastcall.policy import Policy, told_of
+from lastcall.policy import Policy, told, told_of
 from lastcall.queue import make
 from lastcall.results import Entry, Reader
 from lastcall.task import task
-from lastcall.waiting import AWAY, Deadline, unreachable
+from lastcall.waiting import AWAY, Deadline, unreachable, warn_of_loop
 
 if TYPE_CHECKING:
     from lastcall.connection import Connection
@@ -56,11 +58,18 @@ def run_call(item: tuple[Any, ...]) -> Any:
 
 
 @task(name="lastcall.calls")
-def run_calls(function: Callable[..., Any] | str, calls: Iterable[Sequence[Any]]) -> list[Any]:
-    """Several calls in one, of a function, or of one that @task knows by this name."""
+def run_calls(function: Callable[..., Any] | str, calls: Iterable[Sequence[Any]]) -> Any:
+    """Several calls in one, of a function, or of one that @task knows by this name. Of coroutines: one that awaits
+    all."""
     if isinstance(function, str):
         function = functions.load(("task", function, function), current.worker, False)
+    if is_async(function):
+        return _gathered(function, calls)
     return [function(*args) for args in calls]
+
+
+async def _gathered(function: Callable[..., Any], calls: Iterable[Sequence[Any]]) -> list[Any]:
+    return await asyncio.gather(*(function(*args) for args in calls))
 
 
 class Answer(Future[Any]):
@@ -107,6 +116,8 @@ class Answer(Future[Any]):
 
     def _help(self, timeout: float | None) -> float | None:
         """Where this waits in a worker's function: until it is done, or time is over. Gives what is left of that."""
+        if timeout != 0 and not self.done():
+            warn_of_loop()
         if not running.get():
             return timeout
         deadline = Deadline(timeout)
@@ -123,11 +134,12 @@ class Calls:
     """A client's calls through one Celery queue.
 
     max_workers: slots at the same time, in the whole cluster. starter: what slots do before their first call.
+    concurrency: the calls are coroutines, of which a slot runs that many at the same time.
     """
 
     def __init__(
         self, connection: Connection, celery_queue: str, *,
-        max_workers: int | None = None, starter: Starter | None = None,
+        max_workers: int | None = None, starter: Starter | None = None, concurrency: int | None = None,
     ) -> None:  # fmt: skip
         self.job = f"calls-{uuid.uuid4().hex}"
         self._connection = connection
@@ -135,6 +147,7 @@ class Calls:
             self._queue = make(
                 connection, self.job, "calls", function=run_call, style=CALL, workers=celery_queue,
                 results="once", on_error="return", founder="client", max_workers=max_workers, starter=starter,
+                policy=told(concurrency=concurrency),
             )  # fmt: skip
         except AWAY as error:
             raise unreachable(connection, error) from error
@@ -157,12 +170,12 @@ class Calls:
         """Send a call. policy: None for what @task says. copied: whether it may write into large arrays, which are its
         own then. name: of the function, for people. Raises NotSerializable, ItemTooLarge, and what broke it.
         """
-        wire, told = self._sent(function)
+        wire, policy_wire = self._sent(function)
         if name is not None:
             wire = (wire[0], name, wire[2])
         parcel = self._aside.parcel(copied=copied)
         try:
-            dumped = self._producer.dump((wire, args, kwargs, told if policy is None else policy.wire), parcel)
+            dumped = self._producer.dump((wire, args, kwargs, policy_wire if policy is None else policy.wire), parcel)
         except NotSerializable as error:
             raise self._which(error, args, kwargs) from error
         except ItemTooLarge as error:
@@ -264,6 +277,11 @@ class Calls:
         for future in futures:
             future.held = not future.withdrawn
         return [future for future in futures if future.withdrawn and self._futures.pop(future.number, None) is future]
+
+    @property
+    def is_full(self) -> bool:
+        """Whether submit() would block now, until what was submitted is sent."""
+        return self._producer.is_full
 
     @property
     def reads_here(self) -> bool:

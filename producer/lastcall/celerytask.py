@@ -35,8 +35,12 @@ def timeout_s(task: Any) -> float | None:
     return float(limit) if limit else None
 
 
-def celery_queue(task: Any) -> str:
-    """The Celery queue that Celery sends it to: task_routes, the task's own queue, or the app's default."""
+def workers_of(function: Any) -> str:
+    """The Celery queue whose workers run a function where nothing else is said: "cpu"; of a task, where Celery sends it
+    to: task_routes, the task's own queue, or the app's default."""
+    task = task_of(function)
+    if task is None:
+        return "cpu"
     own = {name: value for name in ("queue", "exchange", "routing_key") if (value := getattr(task, name, None))}
     amqp = task.app.amqp
     route = amqp.router.route(own, task.name)

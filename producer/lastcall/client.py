@@ -3,16 +3,17 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Coroutine, Iterable
 from concurrent.futures import Future
 from contextlib import ExitStack
 from dataclasses import replace
 from types import TracebackType
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar, overload
 
 from lastcall import celerytask
 from lastcall.calls import Calls
 from lastcall.connection import Connection, host, unhost
+from lastcall.coroutine import CONCURRENCY, is_async
 from lastcall.errors import ClientClosed, ConfigError, LeaseLost, QueueFinished, UnknownJob
 from lastcall.job import Job
 from lastcall.map import MapResults
@@ -47,6 +48,7 @@ class Client(Named):
         settings = Settings.load(url, key, **options)
         self._cluster: LocalCluster | None = None
         self._calls: dict[str, Calls] = {}
+        self._coroutines: dict[str, Calls] = {}  # calls of such, of which a slot runs many at the same time
         self._retired: list[Calls] = []  # that take no more calls from here, but may have some out
         self._lock = threading.Lock()
         self._closed = False
@@ -84,7 +86,7 @@ class Client(Named):
         chunksize: int | None = None, workers: str | None = None, max_workers: int | None = None,
         timeout: float | None = None, retries: int | None = None, backoff_s: float | None = None,
         retry_on: RetryOn | None = None, item_timeout: float | None = None, crash_limit: int | None = None,
-        job: str | None = None, notify: str | None = None,
+        concurrency: int | None = None, job: str | None = None, notify: str | None = None,
     ) -> MapResults:  # fmt: skip
         """Apply a function to every item; with several iterables, to their items side by side.
 
@@ -92,7 +94,7 @@ class Client(Named):
         input, else as they come. chunksize: items that travel together; None measures. workers: the Celery queue
         ("cpu"; a Celery task's own).
         max_workers: slots at the same time, in the whole cluster. timeout: seconds to wait for each result.
-        retries, backoff_s, retry_on, crash_limit: as in queue(). item_timeout: queue()'s timeout, for each item.
+        retries, backoff_s, retry_on, crash_limit, concurrency: as in queue(). item_timeout: queue()'s timeout.
         job: an id, of a job that is not there yet; its results are then kept on the server until they expire, and
         client.job(id).results() has them for whoever asks, should this process end before it has them all.
         notify: a URL that a worker posts the outcome to, as in queue().
@@ -103,40 +105,52 @@ class Client(Named):
             workers=workers, max_workers=max_workers, timeout=timeout,
             policy=told(
                 retries=retries, backoff_s=backoff_s, retry_on=retry_on, timeout=item_timeout, crash_limit=crash_limit,
-                timeout_name="item_timeout",
+                concurrency=concurrency, timeout_name="item_timeout",
             ),
             job=job, notify=notify,
         )  # fmt: skip
 
-    def submit(self, function: Callable[..., T], /, *args: Any, **kwargs: Any) -> Future[T]:
+    @overload
+    def submit(self, function: Callable[..., Coroutine[Any, Any, T]], /, *args: Any, **kwargs: Any) -> Future[T]: ...
+    @overload
+    def submit(self, function: Callable[..., T], /, *args: Any, **kwargs: Any) -> Future[T]: ...
+    def submit(self, function: Callable[..., Any], /, *args: Any, **kwargs: Any) -> Future[Any]:
         """Call function(*args, **kwargs) on a worker of the Celery queue "cpu", a Celery task on one of its own queue.
 
         The future's cancel() takes the call back if no slot has it yet. What becomes of a call that raises or takes too
         long, @task(retries=, timeout=) says.
         """
-        task = celerytask.task_of(function)
-        return self.submit_to("cpu" if task is None else celerytask.celery_queue(task), function, *args, **kwargs)
+        return self.submit_to(celerytask.workers_of(function), function, *args, **kwargs)
 
-    def submit_to(self, workers: str, function: Callable[..., T], /, *args: Any, **kwargs: Any) -> Future[T]:
+    @overload
+    def submit_to(
+        self, workers: str, function: Callable[..., Coroutine[Any, Any, T]], /, *args: Any, **kwargs: Any
+    ) -> Future[T]: ...
+    @overload
+    def submit_to(self, workers: str, function: Callable[..., T], /, *args: Any, **kwargs: Any) -> Future[T]: ...
+    def submit_to(self, workers: str, function: Callable[..., Any], /, *args: Any, **kwargs: Any) -> Future[Any]:
         """Call function(*args, **kwargs) on a worker of the Celery queue `workers`."""
         self._open()
-        calls = self._calls.get(workers)
+        coroutine = is_async(function)
+        calls = (self._coroutines if coroutine else self._calls).get(workers)
         if calls is None or calls.broken:
-            calls = self._calls_to(workers)
+            calls = self._calls_to(workers, coroutine)
         try:
             return calls.submit(function, args, kwargs)
         except (LeaseLost, QueueFinished):
             # This process was silent for longer than a lease (suspended, say): the next queue of calls takes it.
-            return self._calls_to(workers).submit(function, args, kwargs)
+            return self._calls_to(workers, coroutine).submit(function, args, kwargs)
 
-    def _calls_to(self, workers: str) -> Calls:
+    def _calls_to(self, workers: str, coroutine: bool) -> Calls:
         with self._lock:
             connection = self._open()
-            calls = self._calls.get(workers)
+            known = self._coroutines if coroutine else self._calls
+            calls = known.get(workers)
             if calls is None or calls.broken:
                 if calls is not None:
                     self._retired.append(calls)
-                calls = self._calls[workers] = Calls(connection, workers)
+                concurrency = CONCURRENCY if coroutine else None
+                calls = known[workers] = Calls(connection, workers, concurrency=concurrency)
             return calls
 
     def _own_calls(self, workers: str, max_workers: int | None) -> Calls:
@@ -159,8 +173,8 @@ class Client(Named):
         workers: str | None = None, max_workers: int | None = None, producers: int | None = None,
         on_lost: str | None = None, results: str | None = None, on_error: str | None = None,
         retries: int | None = None, backoff_s: float | None = None, retry_on: RetryOn | None = None,
-        timeout: float | None = None, crash_limit: int | None = None, reopen: bool = False,
-        notify: str | None = None,
+        timeout: float | None = None, crash_limit: int | None = None, concurrency: int | None = None,
+        reopen: bool = False, notify: str | None = None,
     ) -> StatusableQueue[Any]:  # fmt: skip
         """A queue of this name: the one that is there, if it agrees with what is said here, or a new one.
 
@@ -179,7 +193,8 @@ class Client(Named):
         it (every Exception). timeout: seconds that an item may run (no bound); it then raises ItemTimeout, and where
         that does not end it within a second, its process is killed; a thread goes on, but its result is not taken.
         crash_limit: how often an item may kill its slot (3) before it becomes a dead letter.
-        What is not said of these five is as @task(...) said of the function.
+        concurrency: how many coroutines of an `async def` function a slot runs at the same time (500).
+        What is not said of these six is as @task(...) said of the function.
         reopen: if it has ended, begin anew.
         notify: a URL that a worker posts the outcome to, signed, when the queue has ended; only to hosts that a worker
         may tell (LASTCALL_NOTIFY_HOSTS). docs/waiting.md says what it sends, verify_notification() checks it.
@@ -192,7 +207,8 @@ class Client(Named):
             workers=workers, max_workers=max_workers, producers=producers, on_lost=on_lost,
             results=results, on_error=on_error, reopen=reopen, notify=notify,
             policy=told(
-                retries=retries, backoff_s=backoff_s, retry_on=retry_on, timeout=timeout, crash_limit=crash_limit
+                retries=retries, backoff_s=backoff_s, retry_on=retry_on, timeout=timeout, crash_limit=crash_limit,
+                concurrency=concurrency,
             ),
         )  # fmt: skip
 
@@ -232,7 +248,7 @@ class Client(Named):
             if self._cluster is not None:
                 stack.callback(self._close_cluster)
                 stack.callback(self._connection.close)
-            for calls in (*self._retired, *self._calls.values()):
+            for calls in (*self._retired, *self._calls.values(), *self._coroutines.values()):
                 stack.callback(calls.close, wait=wait)
 
     def _close_cluster(self) -> None:

@@ -492,6 +492,14 @@ class Empty(LastcallError, _queue.Empty):
         super().__init__(f"queue {queue} is empty, waited {waited_s:.1f} s for an item" + (f": {what}" if what else ""))
 
 
+class BlocksLoop(LastcallError):
+    """A coroutine on a worker waits by a call that blocks its event loop, and with it all that run beside it."""
+
+    def __init__(self, queue: str) -> None:
+        self.queue = queue
+        super().__init__(f"a coroutine waits for queue {queue} by a call that blocks its event loop: use AsyncClient")
+
+
 # Errors of the user's functions
 
 

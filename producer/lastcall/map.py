@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING, Any
 from redis.exceptions import RedisError
 
 from lastcall.checks import positive
+from lastcall.coroutine import CONCURRENCY, is_async
 from lastcall.envelope import unserializable
 from lastcall.errors import (
     ConfigError,
@@ -33,6 +34,7 @@ from lastcall.errors import (
 )
 from lastcall.outcome import unpack_error
 from lastcall.payload import ITEM, STAR, Outcome, seal_values
+from lastcall.policy import told_of
 from lastcall.queue import make
 from lastcall.results import Entry, Reader
 from lastcall.waiting import AWAY, Deadline, Outage, raise_for, status_of, unreachable
@@ -50,6 +52,8 @@ _LEAST_S = 0.002  # below which a chunk is not cut for the sake of an even end
 _MOST_ITEMS = 10_000
 _MOST_BYTES = 4 << 20
 _GROWTH = 8  # times, from one size to the next
+_COROUTINES = 16  # items of the first chunks, where they run at the same time
+_LANES = 4  # chunks of them that a slot runs at the same time, at least
 MAP = "map"  # the name of a map's queue, and of its producer
 
 _LOOK_S = 1.0
@@ -112,7 +116,7 @@ class MapResults(Iterator[Any]):
     @property
     def ledger(self) -> Ledger:
         """Of the map's queue."""
-        return self._map._ledger
+        return self._map.ledger
 
     @property
     def failures(self) -> int:
@@ -171,7 +175,9 @@ class _Map:
         self._timeout = timeout
         self._goes_on = goes_on
         self._numbered = numbered
-        self._size = chunksize or 1
+        at_a_time = policy.over(told_of(function)).concurrency or CONCURRENCY
+        self._concurrency = at_a_time if is_async(function) else 1  # items that a slot runs at the same time
+        self._size = chunksize or (min(_COROUTINES, self._concurrency) if self._concurrency > 1 else 1)
         self._item_s = 0.0  # what an item takes, measured
         self._read_s = 0.0  # what it took to read one from the input
         self._item_bytes = 0.0
@@ -190,7 +196,7 @@ class _Map:
         self._starved = False  # the input had nothing when it was read last
         self._input_error: Exception | None = None  # that the input raised, once it is exhausted
         self._exhausted = self._left = self._finished = self._ended_without = False
-        self._reader = Reader(connection, self._ledger, once=not keep)
+        self._reader = self.reader(connection, self._ledger, once=not keep)
         self._outage = Outage(connection)
         self._lost = threading.Event()  # set by the heart; its callback must not hold on to this object
         connection.heart.hold_producer(self._ledger, MAP, self._epoch, self._lost.set)
@@ -199,6 +205,15 @@ class _Map:
         except BaseException:
             self.finish(cancel=True)
             raise
+
+    def reader(self, connection: Connection, ledger: Ledger, *, once: bool) -> Reader:
+        """What outcomes are read with."""
+        return Reader(connection, ledger, once=once)
+
+    @property
+    def ledger(self) -> Ledger:
+        """Of the map's queue."""
+        return self._ledger
 
     def run(self) -> Generator[Any, None, None]:
         """The values."""
@@ -314,11 +329,14 @@ class _Map:
         """Put chunks until the slots have enough to do, or the window is full. False if that is not reached yet."""
         slots = max(1, self._connection.slots(self._celery_queue))
         slots = min(slots, self._max_workers or slots)
+        lanes = -(-self._concurrency // self._size)  # chunks that a slot runs at a time
+        if lanes > 1 and self._item_bytes:
+            lanes = max(1, min(lanes, int(_LANES * _MOST_BYTES / (self._size * self._item_bytes))))
         began, full = time.monotonic(), True
         while (
             not self._exhausted
-            and len(self._under_way) - len(self._delayed) < 2 * slots + 1
-            and len(self._under_way.keys() | self._parts.keys()) < 8 * slots
+            and len(self._under_way) - len(self._delayed) < 2 * slots * lanes + 1
+            and len(self._under_way.keys() | self._parts.keys()) < 8 * slots * lanes
         ):
             if time.monotonic() - began > _FILL_S:
                 full = False
@@ -456,7 +474,9 @@ class _Map:
             fitting = int(_TARGET_S / max(self._item_s, 1e-9))
             if self._item_bytes:
                 fitting = min(fitting, int(_MOST_BYTES / self._item_bytes))
-            self._size = max(1, min(fitting, self._size * _GROWTH, _MOST_ITEMS))
+            # Of coroutines several chunks at a time, so that what is done makes room for what is next.
+            most = _MOST_ITEMS if self._concurrency == 1 else max(1, self._concurrency // _LANES)
+            self._size = max(1, min(fitting, self._size * _GROWTH, most))
 
     def _leave(self) -> None:
         try:

@@ -1,4 +1,4 @@
-"""What becomes of an item whose function raises, takes too long, or kills its slot.
+"""What becomes of an item whose function raises, takes too long, or kills its slot; and how many run at the same time.
 
 Given with a queue or a map, or with the function: @task(retries=3).
 """
@@ -11,7 +11,7 @@ from dataclasses import asdict, dataclass
 from typing import Any, Final
 
 from lastcall import celerytask
-from lastcall.checks import seconds
+from lastcall.checks import positive, seconds
 from lastcall.errors import ConfigError
 
 MOST_RETRIES: Final = 250  # retries, and crashes: the ledger keeps a byte of each
@@ -29,13 +29,14 @@ class Policy:
     retry_on: tuple[str, ...] = ()
     timeout_s: float = 0.0  # 0 for none
     crash_limit: int = 3
+    concurrency: int = 0  # of coroutines, in a slot; 0 where it is not said
 
     @classmethod
     def stored(cls, meta: Mapping[str, bytes]) -> Policy:
         """As the ledger keeps it."""
         return cls(
             int(meta["retries"]), int(meta["backoff"]) / 1000, tuple(meta["retry_on"].decode().split()),
-            int(meta["timeout"]) / 1000, int(meta["crash_limit"]),
+            int(meta["timeout"]) / 1000, int(meta["crash_limit"]), int(meta.get("concurrency", b"0")),
         )  # fmt: skip
 
     def retries_after(self, error: BaseException, raises: int) -> bool:
@@ -58,7 +59,7 @@ class Policy:
     @property
     def wire(self) -> tuple[Any, ...]:
         """Plain data, from which Policy(*wire) makes it again."""
-        return self.retries, self.backoff_s, self.retry_on, self.timeout_s, self.crash_limit
+        return self.retries, self.backoff_s, self.retry_on, self.timeout_s, self.crash_limit, self.concurrency
 
 
 @dataclass(frozen=True, slots=True)
@@ -70,6 +71,7 @@ class Told:
     retry_on: tuple[str, ...] | None = None
     timeout_s: float | None = None
     crash_limit: int | None = None
+    concurrency: int | None = None
 
     def over(self, other: Told) -> Told:
         """What is said here, and where nothing is, what the other says."""
@@ -94,12 +96,14 @@ class Told:
             "retry_on": None if self.retry_on is None else " ".join(self.retry_on),
             "timeout_ms": None if self.timeout_s is None else max(1, int(self.timeout_s * 1000)),
             "crash_limit": self.crash_limit,
+            "concurrency": self.concurrency,
         }
 
 
 def told(
     *, retries: int | None = None, backoff_s: float | None = None, retry_on: RetryOn | None = None,
-    timeout: float | None = None, crash_limit: int | None = None, timeout_name: str = "timeout",
+    timeout: float | None = None, crash_limit: int | None = None, concurrency: int | None = None,
+    timeout_name: str = "timeout",
 ) -> Told:  # fmt: skip
     """Check a policy's options. timeout_name: how the caller calls that one. Raises ConfigError."""
     numbers: tuple[tuple[str, object, int], ...] = (("retries", retries, 0), ("crash_limit", crash_limit, 1))
@@ -111,7 +115,9 @@ def told(
     for name, duration in (("backoff_s", backoff_s), (timeout_name, timeout)):
         if duration is not None:
             seconds(name, duration)
-    return Told(retries, backoff_s, None if retry_on is None else _names(retry_on), timeout, crash_limit)
+    if concurrency is not None:
+        positive("concurrency", concurrency)
+    return Told(retries, backoff_s, None if retry_on is None else _names(retry_on), timeout, crash_limit, concurrency)
 
 
 def class_name(kind: type) -> str:

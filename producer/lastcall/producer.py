@@ -28,7 +28,7 @@ from lastcall.errors import (
     WaitTimeout,
 )
 from lastcall.payload import seal_dumped
-from lastcall.waiting import AWAY, Deadline, Outage, Patience
+from lastcall.waiting import AWAY, Deadline, Outage, Patience, warn_of_loop
 
 if TYPE_CHECKING:
     from lastcall.connection import Connection
@@ -122,6 +122,12 @@ class Producer(Generic[T]):
         away, or has refused, for a minute.
         """
         self.put_dumped(self.dump(item), timeout=timeout)
+
+    @property
+    def is_full(self) -> bool:
+        """Whether put() would block now."""
+        with self._lock:
+            return not self._fits()
 
     def put_many(self, items: Iterable[T]) -> None:
         """Add items, one after the other, as put() does."""
@@ -276,6 +282,7 @@ class Producer(Generic[T]):
 
     def _wait(self, deadline: Deadline) -> None:
         """Until something has moved; a worker's function does meanwhile what makes room."""
+        warn_of_loop()
         if not running.get():
             self._moved.wait(deadline.left(_LONG_S))
         elif not self._moved.wait(deadline.left(HELP_S)):
@@ -408,8 +415,11 @@ class Producer(Generic[T]):
         return put.full
 
     def _wait_for_room(self) -> None:
-        if self._connection.asking.blpop([self._ledger.room_key], timeout=_ROOM_S):
-            return
+        if not self._connection.asking.blpop([self._ledger.room_key], timeout=_ROOM_S):
+            self._look_for_workers()
+
+    def _look_for_workers(self) -> None:
+        """There is no room: is anybody there to make some?"""
         alone = None
         try:
             self._patience.look(self._ledger.status())

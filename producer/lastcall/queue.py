@@ -19,9 +19,10 @@ from lastcall.aside import parcel, put
 from lastcall.checks import bound, one_of, plain_name, positive, seconds
 from lastcall.connection import Connection
 from lastcall.consumer import Consumer
+from lastcall.coroutine import check_concurrency
 from lastcall.errors import ConfigError, FunctionMismatch, QueueHasFunction, QueueMismatch, UnknownJob, UnknownLetter
 from lastcall.letters import DeadLetter, read_letter
-from lastcall.payload import ITEM, STARTED
+from lastcall.payload import CALL, ITEM, STARTED
 from lastcall.policy import Told, told_of
 from lastcall.producer import Producer
 from lastcall.results import Results
@@ -75,11 +76,14 @@ class StatusableQueue(Generic[T]):
     # Putting
 
     @reaching
-    def producer(self, name: str | None = None, *, chunk_items: int | None = None) -> Producer[T]:
+    def producer(
+        self, name: str | None = None, *, chunk_items: int | None = None, kind: type[Producer[T]] = Producer
+    ) -> Producer[T]:
         """Take out a producer's lease: one live producer more, until its `with` block is left.
 
         name: the same again for one that comes back, to go on where it was; a token for one that was announced by
         producer_token(); None makes one up. chunk_items: items that travel together; None finds it by measuring.
+        kind: for subclasses.
         Raises QueueFinished, ConfigError.
         """
         if name is not None:
@@ -90,7 +94,7 @@ class StatusableQueue(Generic[T]):
             positive("chunk_items", chunk_items)
         name = name or f"{socket.gethostname()}-{uuid.uuid4().hex[:12]}"
         lease = self._ledger.join(name)
-        return Producer(
+        return kind(
             self._connection, self._ledger, self.workers, name, lease,
             maxsize=self.maxsize, maxbytes=self._maxbytes, chunk_items=chunk_items,
         )  # fmt: skip
@@ -137,6 +141,13 @@ class StatusableQueue(Generic[T]):
         QueueCancelled, NoWorker, WaitTimeout, BadEnvelope; ConfigError if it has no function, keeps
         no results, or puts them into another queue.
         """
+        once, returns_errors = self.check_results(cursor)
+        return Results(
+            self._connection, self._ledger, once=once, returns_errors=returns_errors, timeout=timeout, cursor=cursor
+        )
+
+    def check_results(self, cursor: str) -> tuple[bool, bool]:
+        """Whether results can be read once only, and whether exceptions are among them. Raises ConfigError."""
         ledger = self._ledger
         if not self.function_name:
             raise ConfigError("results()", "called on a queue with a function", "one without",
@@ -150,10 +161,7 @@ class StatusableQueue(Generic[T]):
                               "read the results of that")  # fmt: skip
         if cursor and not _CURSOR.fullmatch(cursor):
             raise ConfigError("cursor", "the cursor of results that were read before", repr(cursor))
-        return Results(
-            self._connection, ledger, once=self._results == "once", returns_errors=self._on_error == "return",
-            timeout=timeout, cursor=cursor,
-        )  # fmt: skip
+        return self._results == "once", self._on_error == "return"
 
     # Looking
 
@@ -361,8 +369,9 @@ def make(
             wire, identity = (*wire, starter), identity + STARTED
         beside = parcel(connection, job)
         sealed = sealer.seal(wire, job, name, "function", parcel=beside)
-        task = celerytask.task_of(function)
-        celery = workers or ("cpu" if task is None else celerytask.celery_queue(task))
+        if style != CALL:
+            check_concurrency(function, policy or Told())
+        celery = workers or celerytask.workers_of(function)
         plain_name("workers", celery)
         connection.ensure_workers(celery)
     elif workers is not None:

@@ -15,7 +15,7 @@ import pytest
 from celery import Celery
 
 from lastcall import Client, Pool, errors
-from lastcall.celerytask import celery_queue
+from lastcall.celerytask import workers_of
 from lastcall.settings import Settings
 from lastcall_worker import attach
 from tests import their_app as theirs
@@ -138,8 +138,8 @@ def test_an_option_that_cannot_be_kept_is_an_error_that_says_what_to_do(client: 
 
 
 def test_a_task_goes_to_the_celery_queue_that_celery_would_send_it_to() -> None:
-    assert celery_queue(theirs.add) == "theirs"
-    assert celery_queue(theirs.routed) == "elsewhere"
+    assert workers_of(theirs.add) == "theirs"
+    assert workers_of(theirs.routed) == "elsewhere"
 
 
 def test_a_task_that_no_app_has_is_an_error_that_names_it(client: Client, cluster: Cluster) -> None:

@@ -89,6 +89,7 @@ PROGRAMS = re.findall(r"```python\n(.*?)```", (ROOT / "README.md").read_text(enc
 PRINTED = (
     [str(sum(n * n for n in range(1_000_000))), "144", "100", "9801"],
     ["bun", "mantou"],
+    ["144", str(sum(n * n for n in range(1_000)))],
     [
         "order 1 by 1-1#0",
         "['order 2 by 1-1#0']",
@@ -115,10 +116,19 @@ def test_the_programs_about_state_do_what_they_say(
     assert run(str(script), cluster) == printed
 
 
+def test_the_program_in_the_page_on_asyncio(cluster: Cluster, tmp_path: Path) -> None:
+    (program,) = re.findall(r"```python\n(.*?)```", (ROOT / "docs/asyncio.md").read_text("utf-8"), re.DOTALL)
+    script = tmp_path / "program.py"
+    script.write_text(program, encoding="utf-8")
+    assert run(str(script), cluster) == [
+        "144", "[0, 1, 4, 9]", str(999**2), "[0, 1, 4]", "3", "[0, 1, 4]", "bun",
+    ]  # fmt: skip
+
+
 @pytest.mark.parametrize(
     ("program", "printed"),
     list(zip(PROGRAMS, PRINTED, strict=True)),
-    ids=["map and queue", "consumer", "failures", "pools", "executor", "joblib"],
+    ids=["map and queue", "consumer", "asyncio", "failures", "pools", "executor", "joblib"],
 )
 def test_the_readmes_programs_do_what_they_say_and_may_be_run_again(
     cluster: Cluster, tmp_path: Path, program: str, printed: list[str]

@@ -51,6 +51,7 @@ SAMPLES: list[LastcallError] = [
     errors.WaitTimeout("queue frames to drain", 5.0),
     errors.Full("frames", 10, 1.5),
     errors.Empty("frames", 1.5),
+    errors.BlocksLoop("frames"),
     errors.RemoteError("images.BadImage", "not a PNG"),
     errors.RemoteTraceback("Traceback (most recent call last):\n"),
     errors.ClientClosed(),

@@ -6,6 +6,7 @@ Everything that a slot needs of its process is in its Station (station.py).
 
 from __future__ import annotations
 
+import inspect
 import logging
 import threading
 import time
@@ -37,6 +38,7 @@ from lastcall.tickets import SLOT_TASK
 from lastcall.waiting import AWAY
 from lastcall_worker import limits, starters
 from lastcall_worker.celerytask import AskedAgain, SoftItemTimeout
+from lastcall_worker.loop import finish
 from lastcall_worker.monitored import Monitored
 from lastcall_worker.station import AGAIN_S, AWAY_S, Station, Work
 from lastcall_worker.station import station as a_station
@@ -121,6 +123,11 @@ class Slot:
         work = station.work(self.address)
         if work is None:
             return
+        if work.concurrency:
+            from lastcall_worker import coroutines  # which build on what is here
+
+            coroutines.run(self, work)
+            return
         ledger = work.ledger
         end = time.monotonic() + settings.slice_s
         completions: list[Completion] = []
@@ -161,7 +168,9 @@ class Slot:
         if self.events is not None:
             self.events.flush()
 
-    def _next(self, work: Work, want: int, completions: list[Completion], waited: bool, busy_s: float) -> Claim:
+    def _next(
+        self, work: Work, want: int, completions: list[Completion], waited: bool, busy_s: float, known: int = 0
+    ) -> Claim:
         """Complete and claim; again and again where the server is away, so that what is done is not done anew.
 
         Asked again, the ledger gives the same answer. Raises redis-py's errors after a minute.
@@ -173,7 +182,7 @@ class Slot:
                 return work.ledger.next(
                     self.ticket, self.nonce, station.lease_ms, want,
                     completions=completions, waited=waited, busy_us=int(busy_s * 1e6),
-                    downstream_cap=station.registry.slots(work.down_celery) if work.down_celery else 0,
+                    downstream_cap=station.registry.slots(work.down_celery) if work.down_celery else 0, known=known,
                 )  # fmt: skip
             except AWAY as error:
                 if time.monotonic() >= until:
@@ -288,6 +297,10 @@ class Slot:
         unable = work.error or self._unready
         if unable is not None:
             return [None] * len(items), dict.fromkeys(range(len(items)), unable)
+        if work.concurrency:
+            from lastcall_worker import coroutines
+
+            return coroutines.apply(self, work, running, items, again, positions)
         keyed = self.station.sealer.keyed
         function: Any = work.function
         if work.style == CALL:
@@ -319,7 +332,7 @@ class Slot:
                 except BaseException as raised:  # whatever a function raises is its item's outcome
                     error = raised
                 at = len(values)
-                policy = _policy(work, items[at])
+                policy = policy_of(work, items[at])
                 if isinstance(error, AskedAgain):
                     if running.chunk.raises < MOST_RETRIES:
                         again[at] = error.delay_ms
@@ -336,7 +349,7 @@ class Slot:
         row, table = self.station.row, limits.table
 
         def limited(item: Any) -> Any:
-            policy = _policy(work, item)
+            policy = policy_of(work, item)
             if not policy.timeout_s:
                 return function(item)
             chunk, at = running.chunk, running.at
@@ -356,7 +369,8 @@ class Slot:
 
     def _call(self, item: tuple[Any, Any, dict[str, Any], Any]) -> Any:
         wire, args, kwargs, _ = item
-        return self.station.load(wire)(*args, **kwargs)
+        result = self.station.load(wire)(*args, **kwargs)
+        return finish(result) if inspect.iscoroutine(result) else result
 
     def _pack(
         self, work: Work, chunk: Chunk, items: list[Any], values: list[Any],
@@ -432,7 +446,7 @@ class Slot:
                 values[at] = None
 
 
-def _policy(work: Work, item: Any) -> Policy:
+def policy_of(work: Work, item: Any) -> Policy:
     """Of an item: its queue's, or its call's own."""
     return Policy(*item[3]) if work.style == CALL and item is not None else work.policy
 

@@ -15,6 +15,7 @@ from redis.exceptions import RedisError
 from lastcall import functions
 from lastcall.celerytask import KIND
 from lastcall.connect import connect
+from lastcall.coroutine import CONCURRENCY, is_async
 from lastcall.envelope import Sealer
 from lastcall.errors import AsideLost, BadEnvelope, LastcallError, UnknownJob
 from lastcall.outcome import PackedError, pack_error
@@ -57,6 +58,7 @@ class Work:
     policy: Policy
     max_workers: int
     starter: Starter | None  # what a process or thread does before its first item
+    concurrency: int  # of coroutines, in a slot; 0 where the function is none
 
 
 class Station:
@@ -107,11 +109,15 @@ class Station:
             if isinstance(why, BadEnvelope):
                 self.refused()
             error = pack_error(why, self.sealer.keyed)
+        policy = Policy.stored(meta)
+        concurrency = policy.concurrency  # of a queue of calls, which are coroutines where it says so
+        if style != CALL:
+            concurrency = (concurrency or CONCURRENCY) if function is not None and is_async(function) else 0
         work = Work(
             ledger, made, style, meta["celery"].decode(), name, function, error,
             meta["results"].decode(), meta["on_error"].decode(),
-            meta.get("down_index", b"").decode(), meta.get("down_celery", b"").decode(), Policy.stored(meta),
-            int(meta["max_workers"]), starter,
+            meta.get("down_index", b"").decode(), meta.get("down_celery", b"").decode(), policy,
+            int(meta["max_workers"]), starter, concurrency,
         )  # fmt: skip
         if len(self._works) > 1000:
             self._works.clear()

@@ -156,11 +156,12 @@ class Spec:
     expected: int | None = None
     lease_ms: int | None = None
     ttl_ms: int | None = None
-    retries: int | None = None  # these five: policy.py
+    retries: int | None = None  # these six: policy.py
     backoff_ms: int | None = None
     retry_on: str | None = None
     timeout_ms: int | None = None
     crash_limit: int | None = None
+    concurrency: int | None = None  # of coroutines, in a slot; 0 where it is not said
     style: str | None = None  # how an item is given to the function: item, star (its parts), call
     founder: str | None = None  # a producer that has its lease from the first
     notify: str | None = None  # a URL that is told of the end, sealed: notify.py
@@ -187,6 +188,7 @@ _FIELDS: dict[str, tuple[str, Any]] = {
     "retry_on": ("retry_on", ""),
     "timeout_ms": ("timeout", 0),
     "crash_limit": ("crash_limit", 3),
+    "concurrency": ("concurrency", 0),
     "founder": ("founder", ""),
     "notify": ("notify", ""),
     "style": ("style", "item"),
@@ -445,18 +447,20 @@ class Ledger:
     def next(
         self, ticket: str, nonce: str, lease_ms: int, want: int, *,
         completions: Sequence[Completion] = (), waited: bool = False, downstream_cap: int = 0, busy_us: int = 0,
+        known: int = 0,
     ) -> Claim:  # fmt: skip
         """Complete the chunks in hand and claim up to `want` others; 0 gives the ticket back, -1 claims the newest.
 
         waited: the slot waited at the bell and was not rung for.
         busy_us: what the completions took together.
+        known: chunks that stay in hand, being run: they are not given again, and others may be claimed beside them.
         """
         args: list[Any] = []
         for completion in completions:
             args += completion.args()
         reply = script("next")(
             self.redis, self._keys, ticket, nonce, lease_ms, want, "1" if waited else "",
-            downstream_cap, busy_us, len(completions), *args,
+            downstream_cap, busy_us, len(completions), *args, known,
         )  # fmt: skip
         code = reply[0]
         if code == Code.OK or code == Code.NOTHING:

@@ -6,11 +6,13 @@
   ARGV[7] microseconds that the completions took
   ARGV[8] number of completions, then for each: chunk id, items done, items dead, outcome or "", outputs n, n x (chunk id, items, payload), retries n,
     n x (index, raises, delay in ms, payload, crashes, losses), dead letters n, n x (item, record)
+  ARGV, the last one: how many chunks the slot knows to be in its hand when these are complete
   Returns {1 OK, {chunk id, items, first item, payload, crashes, losses, raises, ...}, downstream tickets to send, {}}
         | {0 NOTHING, {}, downstream tickets to send, tickets of this queue to send} nothing is ready, or it leaves
         | {-1 LOST} the ticket is not valid any more: what it completes is discarded
         | {-2 ENDED, state, downstream tickets to send} | {-3 UNKNOWN}
-  A ticket that already holds chunks is given those again. ]]
+  A ticket that holds more chunks than its slot knows is given the others again; one whose slot knows them all may claim
+  others beside them, but none that came back from a crash. ]]
 --@include _queue
 --@include _bell
 --@include _mint
@@ -47,12 +49,17 @@ if get(1, 'alone') == ticket and not next(hand) then
   ring(1, redis.call('LLEN', key(1, READY)))
 end
 
-local ids = {}
+local ids, kept = {}, 0
 if next(hand) then
   for id in string.gmatch(held, ' (%S+) %d+ %d+') do
     if hand[id] then ids[#ids + 1] = id end
   end
-elseif want > 0 then
+  kept = math.min(tonumber(ARGV[#ARGV]), #ids)
+end
+local record = {nonce}
+for at = 1, kept do record[at + 1] = ids[at] .. ' ' .. hand[ids[at]][1] .. ' ' .. hand[ids[at]][2] end
+if kept > 0 then ids = {unpack(ids, kept + 1)} end
+if #ids == 0 and want > 0 then
   due(1)
   if num(1, 'ready') > 0 and not is_closed(1) then
     if want > 1 then
@@ -71,7 +78,7 @@ elseif want > 0 then
     end
   end
 end
-local chunks, record = {}, {nonce}
+local chunks = {}
 if #ids > 0 then
   local values = redis.call('HMGET', key(1, CHUNKS), unpack(ids))
   local claimed = 0
@@ -79,7 +86,7 @@ if #ids > 0 then
     local counts = {unpack_chunk(values[at])}
     local n, start, crashes, losses, raises = unpack(counts)
     local died = crashes + losses > 0
-    if died and at > 1 and not hand[id] then
+    if died and at + kept > 1 and not hand[id] then
       -- One that may have killed its slot goes alone: it and those behind it go back.
       for back = #ids, at, -1 do redis.call('LPUSH', key(1, READY), ids[back]) end
       break
@@ -103,7 +110,7 @@ if #ids > 0 then
   add(1, 'ready', -claimed)
   add(1, 'leased', claimed)
 end
-local holds = #chunks > 0
+local holds = #record > 1
 if holds ~= holding then add(1, 'holding', holds and 1 or -1) end
 if want == 0 and not holds then
   redis.call('ZREM', key(1, TICKETS), ticket)
