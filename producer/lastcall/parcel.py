@@ -14,7 +14,8 @@ from lastcall.errors import AsideLost, ItemTooLarge
 class Part(NamedTuple):
     """What lies aside, as its envelope names it.
 
-    copied: each call gets one of its own, which it may write into. buffer: it is one of pickle's, else it is bytes.
+    copied: each call gets one of its own, which it may write into. buffer: it is one of pickle's, else it is bytes
+    (copied: a bytearray).
     """
 
     digest: bytes
@@ -119,5 +120,12 @@ def rebuild(job: str, parts: Iterable[Iterable[Any]], payload: bytes) -> Any:
     if fetch is None:
         raise AsideLost(job, "it is for functions that workers run, and this is none")
     named = [Part(*part) for part in parts]
-    data = [bytearray(fetch(job, part)) if part.copied else fetch(job, part) for part in named]
-    return _Unpickler(payload, data, named).load()
+    return _Unpickler(payload, [_own(fetch(job, part), part) for part in named], named).load()
+
+
+def _own(data: bytes, part: Part) -> bytes | bytearray:
+    if part.copied:
+        return bytearray(data)
+    # Only a buffer is surely read-only. bytes may be what __setstate__ takes: numpy makes an array of them that can be
+    # written into and is no copy (a view with gaps, a masked array, ...), and other calls are to have these, too.
+    return data if part.buffer else bytes(memoryview(data))

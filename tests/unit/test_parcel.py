@@ -111,6 +111,20 @@ def test_what_is_copied_may_be_written_into_and_spoils_nothing(send: Any) -> Non
     assert (array[0], other[0], send(array)[0], send(data)[0]) == (0, 0, 0, 0)
 
 
+@pytest.mark.parametrize("copied", [True, False])
+@pytest.mark.parametrize(
+    "array",
+    [np.zeros(2000)[::2], np.zeros(1000).view(np.recarray), np.ma.zeros(1000), np.zeros((50, 50, 2))[..., 0].T],
+    ids=["with gaps", "of a class of its own", "masked", "a part, turned"],
+)
+def test_arrays_that_pickle_gives_as_bytes_spoil_nothing_either(send: Any, array: Any, copied: bool) -> None:
+    for _ in range(2):
+        back = send(array, copied=copied)
+        assert not np.any(back)
+        back[0] = 1
+    assert [bytes(len(data)) for data in send.aside.values()] == list(send.aside.values())
+
+
 def test_what_is_not_copied_is_read_only(send: Any) -> None:
     back = send(np.zeros(1000), copied=False)
     with pytest.raises(ValueError, match="read-only"):
