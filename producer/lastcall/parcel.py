@@ -37,13 +37,14 @@ class Parcel:
     copied: the other side may write into what this one could write into; else it is read-only there.
     """
 
-    __slots__ = ("_copied", "_least", "_limit", "_seen", "job", "parts", "taken")
+    __slots__ = ("_copied", "_least", "_limit", "_picky", "_seen", "job", "parts", "taken")
 
     def __init__(self, job: str, least: int, limit: int, *, copied: bool) -> None:
         self.job = job
         self._copied = copied
         self._least = least
         self._limit = limit
+        self._picky = False  # whether bytes are looked for, too
         self._seen: dict[int, int] = {}
         self.taken: list[tuple[memoryview, bool, bool]] = []  # and whether it is copied there, and is a buffer
         self.parts: tuple[Part, ...] = ()
@@ -53,11 +54,14 @@ class Parcel:
 
         Raises ItemTooLarge, and what they raise.
         """
-        self._clear()
-        payload = dumps(value, 5, buffer_callback=self._take)
-        if len(payload) < self._least:
-            return payload
-        # bytes are never given out of band: where they may be what makes it long, every object is looked at.
+        if not self._picky:
+            self._clear()
+            payload = dumps(value, 5, buffer_callback=self._take)
+            if len(payload) < self._least:
+                return payload
+            # bytes are never given out of band: where they may be what makes it long, every object is looked at; at
+            # once, should the same value be pickled again, by cloudpickle.
+            self._picky = True
         self._clear()
         file = io.BytesIO()
         picky = pickler(file, 5, buffer_callback=self._take)
