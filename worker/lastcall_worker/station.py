@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import time
+from collections import OrderedDict
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
@@ -38,6 +39,8 @@ if TYPE_CHECKING:
 
 AWAY_S: Final = 60.0  # how long a slot bears that the server is away
 AGAIN_S: Final = 0.2
+_MOST_KEPT: Final = 1000  # functions
+_LARGE_BYTES: Final = 256 * 1024
 
 
 @dataclass(slots=True)
@@ -59,6 +62,7 @@ class Work:
     max_workers: int
     starter: Starter | None  # what a process or thread does before its first item
     concurrency: int  # of coroutines, in a slot; 0 where the function is none
+    size: int  # bytes that the function came in
 
 
 class Station:
@@ -79,7 +83,9 @@ class Station:
         self.tickets = TicketSender(broker)
         self.lease_ms = settings.ticket_lease_ms
         self.row = limits.take_row()  # in the table of time limits
-        self._works: dict[str, Work] = {}
+        self._works: OrderedDict[str, Work] = OrderedDict()  # the one that was needed last is the last
+        self._works_size = 0
+        self._fetched = 0  # bytes
         self._functions: dict[Any, Callable[..., Any]] = {}
 
     def work(self, address: str) -> Work | None:
@@ -94,8 +100,10 @@ class Station:
         made = (meta["created"], meta["epoch"], meta["function"])
         known = self._works.get(address)
         if known is not None and known.made == made and known.error is None:
+            self._works.move_to_end(address)
             return known
         function, error, starter = None, None, None
+        fetched = self._fetched
         name, style = meta["identity"].decode(), meta["style"].decode()
         try:
             if style != CALL or name.endswith(STARTED):
@@ -118,19 +126,30 @@ class Station:
             meta["results"].decode(), meta["on_error"].decode(),
             meta.get("down_index", b"").decode(), meta.get("down_celery", b"").decode(), policy,
             int(meta["max_workers"]), starter, concurrency,
+            len(meta["function"]) + self._fetched - fetched,
         )  # fmt: skip
-        if len(self._works) > 1000:
-            self._works.clear()
-        self._works[address] = work
+        self._keep(address, work)
         return work
+
+    def _keep(self, address: str, work: Work) -> None:
+        """Remember it, and forget others where their functions, with all that these hold, are too much."""
+        before = self._works.pop(address, None)
+        self._works_size += work.size - (before.size if before is not None else 0)
+        self._works[address] = work
+        most = self.settings.aside_cache_bytes
+        while len(self._works) > 1 and (self._works_size > most or len(self._works) > _MOST_KEPT):
+            _, gone = self._works.popitem(last=False)
+            self._works_size -= gone.size
 
     def load(self, wire: Sequence[Any]) -> Callable[..., Any]:
         """A call's function. Raises FunctionNotImportable, FunctionNotAllowed."""
+        if len(wire[2]) > _LARGE_BYTES:  # it holds much: to be let go of, and no other call's to write into
+            return self._load(wire)
         key = tuple(wire)
         function = self._functions.get(key)
         if function is None:
             function = self._load(wire)
-            if len(self._functions) > 1000:
+            if len(self._functions) > _MOST_KEPT:
                 self._functions.clear()
             self._functions[key] = function
         return function
@@ -140,6 +159,7 @@ class Station:
 
         Raises AsideLost, BadEnvelope.
         """
+        self._fetched += part.size
         return STORE.get(part.digest, self.settings.aside_cache_bytes, lambda: self._ask_for(job, part))
 
     def _ask_for(self, job: str, part: Part) -> bytes:
