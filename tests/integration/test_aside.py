@@ -265,6 +265,16 @@ def test_a_job_that_has_expired_leaves_nothing_and_can_be_made_anew(cluster: Clu
             until(lambda: not redis.exists(keys.of_job(name, "job")), "it to expire")
 
 
+def test_what_a_client_that_dies_has_aside_is_removed_when_its_calls_are_done(cluster: Cluster) -> None:
+    with cluster.client(lease_s=1) as client:
+        assert [client.submit(first, array(n)).result(60) for n in range(2)] == [0.0, 1.0]
+        job = calls_of(client).job
+        assert len(aside(client, job)) == 2
+        client._connection.heart.stop()  # as if it were dead: its lease runs out
+        until(lambda: not aside(client, job), "what no call needs to be removed")
+        assert client._connection.redis.exists(keys.of_job(job, "job"))  # which is there for a day
+
+
 def test_a_client_that_dies_leaves_nothing_for_ever(cluster: Cluster) -> None:
     with cluster.client(lease_s=1, ttl_s=1) as client:
         future = client.submit(first, array(5))
