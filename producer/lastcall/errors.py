@@ -271,6 +271,17 @@ class UnknownLetter(LastcallError, LookupError):
         )
 
 
+class UnknownItem(LastcallError, LookupError):
+    """Nothing is recorded of an item. item: that was asked for."""
+
+    def __init__(self, job: str, item: str) -> None:
+        self.job, self.item = job, item
+        super().__init__(
+            f"nothing is recorded of item {item} of job {job}: it was not put, or its events were the oldest and have "
+            'gone, or the job ran with record="failures" and it did not fail'
+        )
+
+
 class LeaseLost(LastcallError):
     """This producer was given up, since its lease ran out before it was renewed."""
 

@@ -1,0 +1,155 @@
+"""Replay: run one recorded step of an item again, in this process, with the very arguments, and compare.
+
+Nothing is put and nothing is completed: the job does not change, but the function's own effects happen again.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, Protocol
+
+from lastcall import functions
+from lastcall.current import running
+from lastcall.errors import ConfigError
+from lastcall.flowoptions import MANY
+from lastcall.history import Event, History
+from lastcall.payload import CALL, STAR
+from lastcall.state import keys
+from lastcall.trace import NOT_KEPT, queues_in_order, results_of, source_of, value_of
+
+if TYPE_CHECKING:
+    from lastcall.connection import Connection
+    from lastcall.state.ledger import Ledger
+
+_FAILED = ("failed", "retried", "dead")
+
+
+class _Run(Protocol):
+    def __call__(self, function: Callable[..., Any], /, *args: Any) -> Any: ...
+
+
+@dataclass(frozen=True, slots=True)
+class Replay:
+    """What a step gave now, and what was recorded of it.
+
+    event: of the step; value: its arguments. outputs: what it gave now, () if it raised `error`. recorded: what it gave
+    then, None where that was not kept; recorded_error: "Type: message", "" if it did not raise.
+    """
+
+    event: Event
+    value: Any
+    outputs: tuple[Any, ...]
+    error: BaseException | None
+    recorded: tuple[Any, ...] | None
+    recorded_error: str
+
+    @property
+    def same(self) -> bool | None:
+        """Whether both came to the same; None where that is not known."""
+        if self.error is not None or self.recorded_error:
+            return self.recorded_error == ("" if self.error is None else said_of(self.error))
+        if self.recorded is None:
+            return None
+        try:
+            return bool(self.outputs == self.recorded)
+        except Exception:  # values of the user's, whose comparison may raise or give an array
+            return None
+
+
+def replay(
+    connection: Connection, job: str, item: str | int, *, queue: str = "", run: _Run | None = None
+) -> Replay:  # fmt: skip
+    """Run a recorded step of an item again, here: the one that failed last, or, where none did, the last one recorded.
+
+    item: as in trace(). queue: the stage's, for another step than that. run: calls the function, such as a debugger's
+    runcall. Raises UnknownJob, UnknownItem; ConfigError where that step's arguments were not kept; and what loading the
+    function raises. An exception of the function itself is the replay's `error`.
+    """
+    history = list(History(connection, job))
+    source = source_of(history, job, item)
+    names = queues_in_order(connection, job)
+    if queue and queue not in names:
+        raise ConfigError("queue", f"one of the job's: {', '.join(names)}", repr(queue))
+    of_it = [(event, at) for event in history if (at := event.index_of(source)) is not None]
+    of_it = [(event, at) for event, at in of_it if queue in ("", event.queue) and event.kind in (*_FAILED, "done")]
+    failed = [one for one in of_it if one[0].kind in _FAILED]
+    for event, index in reversed(failed or of_it):
+        value = value_of(connection, event, index)
+        if value is not NOT_KEPT:
+            break
+    else:
+        raise ConfigError(
+            "the step", "one whose arguments were kept", f"item {item} of job {job}, whose were not",
+            'failures keep theirs; run the job with record="all" for the others, up to some kB a chunk',
+        )  # fmt: skip
+    if isinstance(value, BaseException):
+        raise value
+    outputs, error = _run(connection, event, index, value, run)
+    return Replay(
+        event, value, outputs, error,
+        None if event.kind in _FAILED else _recorded(connection, history, names, event, source), event.error,
+    )  # fmt: skip
+
+
+def said_of(error: BaseException) -> str:
+    """How an event tells of an exception."""
+    return f"{type(error).__module__}.{type(error).__qualname__}: {error}".removeprefix("builtins.")
+
+
+def _run(
+    connection: Connection, event: Event, index: int, value: Any, run: _Run | None
+) -> tuple[tuple[Any, ...], BaseException | None]:
+    meta: Any = connection.redis.hmget(
+        keys.of_queue(event.job, event.queue, "meta"), "function", "style", "created", "identity"
+    )
+    wire, style = meta[0], (meta[1] or b"").decode()
+    if not wire:
+        raise ConfigError("the step", "of a queue with a function", f"queue {event.queue}, which has none")
+    calling = functions.load(
+        connection.sealer.open(wire, event.job, event.queue, "function")[:3], "here", connection.sealer.keyed
+    )
+    args: Iterable[Any] = value if style == STAR else (value,)
+    if style == CALL:
+        calling = functions.load(value[0], "here", sealer.keyed)
+        args = value[1]
+    here = _Here(event, index, meta[2].decode())
+    before = running.set(here)
+    try:
+        gave = run(calling, *args) if run is not None else calling(*args)
+        return tuple(gave) if style == MANY else (gave,), None
+    except Exception as error:  # the function's own, which is what was asked for
+        return (), error
+    finally:
+        running.reset(before)
+
+
+def _recorded(
+    connection: Connection, history: list[Event], names: list[str], event: Event, source: int
+) -> tuple[Any, ...] | None:
+    """What an item came to in a step: the results that were kept, or what the next queue was given."""
+    if event.queue == names[-1]:
+        return tuple(results_of(connection, event, source)) if event.gave is not None else None
+    following = names[names.index(event.queue) + 1]
+    given = []
+    for other in history:
+        if other.kind == "done" and other.queue == following:
+            for at, origin in enumerate(other.source):
+                if origin == source:
+                    given.append(value_of(connection, other, at))
+    return tuple(given) if given and NOT_KEPT not in given else None
+
+
+class _Here:
+    """What `lastcall.current` tells."""
+
+    worker = "here"
+
+    def __init__(self, event: Event, index: int, made: str) -> None:
+        self.job, self.queue, self.made = event.job, event.queue, made
+        self.item = f"{event.chunk.partition('/')[0]}#{event.first + index}"
+        self.attempt = max(event.attempt, 1)
+
+    def help(self, ledger: Ledger) -> bool:
+        """There are workers for that."""
+        return False
