@@ -106,9 +106,8 @@ def _run(
     wire, style = meta[0], (meta[1] or b"").decode()
     if not wire:
         raise ConfigError("the step", "of a queue with a function", f"queue {event.queue}, which has none")
-    calling = functions.load(
-        connection.sealer.open(wire, event.job, event.queue, "function")[:3], "here", connection.sealer.keyed
-    )
+    sealer = connection.sealer
+    calling = functions.load(sealer.open(wire, event.job, event.queue, "function")[:3], "here", sealer.keyed)
     args: Iterable[Any] = value if style == STAR else (value,)
     if style == CALL:
         calling = functions.load(value[0], "here", sealer.keyed)
