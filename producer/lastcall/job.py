@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 from lastcall.errors import ConfigError, UnknownJob
 from lastcall.map import MAP
+from lastcall.progress import Progress
 from lastcall.queue import StatusableQueue, attach
 from lastcall.results import in_order
 from lastcall.state.ledger import Ledger, Status, queues_of
@@ -64,6 +65,14 @@ class Job:
         for status in statuses:
             raise_for(status)
         return statuses
+
+    def progress(self, timeout: float | None = None, *, total: int | None = None) -> list[Status]:
+        """wait(), showing its queues meanwhile: bars on a terminal and in a notebook, else a line now and then.
+
+        total: items that its first queue will have been given, where that is known; then the time left is, too.
+        """
+        with Progress(self.status, total=total):
+            return self.wait(timeout)
 
     @reaching
     def cancel(self) -> list[Status]:

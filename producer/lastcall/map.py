@@ -76,14 +76,15 @@ class MapResults(Iterator[Any]):
     what is left is cancelled. `job` is the id of the map's job.
 
     star: items are tuples of arguments. goes_on: errors of items, and of items that cannot be sent, come as Failure in
-    their place. starter: what slots do before their first item.
+    their place. numbered: each comes in a pair, behind its place in the input, from 0. starter: what slots do before
+    their first item.
     """
 
     def __init__(
         self, connection: Connection, function: Callable[..., Any], iterables: Sequence[Iterable[Any]], *,
         ordered: bool, chunksize: int | None, workers: str | None, max_workers: int | None,
         timeout: float | None, policy: Told, job: str | None = None,
-        star: bool = False, goes_on: bool = False, starter: Starter | None = None,
+        star: bool = False, goes_on: bool = False, numbered: bool = False, starter: Starter | None = None,
     ) -> None:  # fmt: skip
         if chunksize is not None:
             positive("chunksize", chunksize)
@@ -97,7 +98,7 @@ class MapResults(Iterator[Any]):
         self._map = _Map(
             connection, function, iterables, self.job, ordered=ordered, chunksize=chunksize,
             workers=workers, max_workers=max_workers, timeout=timeout, policy=policy,
-            keep=job is not None, star=star, goes_on=goes_on, starter=starter,
+            keep=job is not None, star=star, goes_on=goes_on, numbered=numbered, starter=starter,
         )  # fmt: skip
         self._values = self._map.run()
 
@@ -136,7 +137,7 @@ class _Map:
     def __init__(
         self, connection: Connection, function: Callable[..., Any], iterables: Sequence[Iterable[Any]], job: str, *,
         ordered: bool, chunksize: int | None, workers: str | None, max_workers: int | None, timeout: float | None,
-        policy: Told, keep: bool, star: bool, goes_on: bool, starter: Starter | None,
+        policy: Told, keep: bool, star: bool, goes_on: bool, numbered: bool, starter: Starter | None,
     ) -> None:  # fmt: skip
         several = len(iterables) > 1
         try:
@@ -166,6 +167,7 @@ class _Map:
         self._max_workers = max_workers
         self._timeout = timeout
         self._goes_on = goes_on
+        self._numbered = numbered
         self._size = chunksize or 1
         self._item_s = 0.0  # what an item takes, measured
         self._read_s = 0.0  # what it took to read one from the input
@@ -179,7 +181,8 @@ class _Map:
         self._delayed: set[int] = set()  # of these, what waits for no more than items that are tried again
         self._parts: dict[int, list[tuple[int, Outcome]]] = {}  # chunk number -> parts that have
         self._yielded = 0  # chunks, of an ordered map
-        self._unsendable: dict[int, list[BaseException]] = {}  # chunk number -> of items between it and the next
+        # chunk number -> of items between it and the next: place in the input, why
+        self._unsendable: dict[int, list[tuple[int, BaseException]]] = {}
         self.failures = 0
         self._starved = False  # the input had nothing when it was read last
         self._input_error: Exception | None = None  # that the input raised, once it is exhausted
@@ -276,15 +279,16 @@ class _Map:
             for number in [n for n in self._parts if n not in self._under_way]:
                 yield from self._values(number)
 
-    def _failures(self, number: int) -> Iterator[Failure]:
-        for error in self._unsendable.pop(number, ()) if self._unsendable else ():
+    def _failures(self, number: int) -> Iterator[Any]:
+        for place, error in self._unsendable.pop(number, ()) if self._unsendable else ():
             self.failures += 1
-            yield Failure(error)
+            yield (place, Failure(error)) if self._numbered else Failure(error)
 
     def _values(self, number: int) -> Iterator[Any]:
         parts, first = self._parts.pop(number), self._starts.pop(number)
         if len(parts) == 1 and not parts[0][1].errors:
-            yield from parts[0][1].values
+            values = parts[0][1].values
+            yield from enumerate(values, first) if self._numbered else values
             return
         whole = sorted(
             (start + at, outcome, at)
@@ -293,14 +297,14 @@ class _Map:
             if at not in outcome.later
         )
         for number, outcome, at in whole:
-            if at not in outcome.errors:
-                yield outcome.values[at]
-                continue
-            error = _of_item(unpack_error(outcome.errors[at], self._connection.sealer.keyed), first + number)
-            if not self._goes_on:
-                raise error
-            self.failures += 1
-            yield Failure(error)
+            value = outcome.values[at]
+            if at in outcome.errors:
+                error = _of_item(unpack_error(outcome.errors[at], self._connection.sealer.keyed), first + number)
+                if not self._goes_on:
+                    raise error
+                self.failures += 1
+                value = Failure(error)
+            yield (first + number, value) if self._numbered else value
 
     def _fill(self) -> bool:
         """Put chunks until the slots have enough to do, or the window is full. False if that is not reached yet."""
@@ -403,7 +407,7 @@ class _Map:
             if not self._goes_on:
                 raise error
             self._seal(items[:at])
-            self._unsendable.setdefault(self._seq, []).append(error)
+            self._unsendable.setdefault(self._seq, []).append((self._taken, error))
             self._taken += 1
             items = items[at + 1 :]
 

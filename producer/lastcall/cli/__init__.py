@@ -11,7 +11,7 @@ import click
 from lastcall.errors import LastcallError
 from lastcall.version import __version__
 
-COMMANDS = ("demo", "worker", "flower", "status", "cancel", "dead", "secrets")
+COMMANDS = ("map", "demo", "worker", "flower", "status", "cancel", "dead", "secrets")
 
 
 class _Commands(click.Group):

@@ -6,7 +6,7 @@ completed by `next`, and come back by `release` or, when their ticket falls sile
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, NamedTuple, NoReturn
 
@@ -560,6 +560,13 @@ def queues_of(redis: Redis, job: str) -> list[str]:
     if not names:
         raise UnknownJob(job)
     return names
+
+
+def jobs(redis: Redis) -> Iterator[str]:
+    """All jobs that have not expired, in no order; goes through every key of the server, in steps."""
+    suffix = keys.of_job("", "job").partition("{}")[2]
+    for key in redis.scan_iter(match=keys.of_job("*", "job"), count=1000):
+        yield key.decode().partition("{")[2].removesuffix("}" + suffix)
 
 
 def _text(value: Any) -> str:
