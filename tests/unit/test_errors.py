@@ -39,6 +39,8 @@ SAMPLES: list[LastcallError] = [
     errors.WorkerLost("frames", 17, 3),
     errors.ItemTimeout("frames", 17, 2.5, 3),
     errors.NotRunning(),
+    errors.MergeMismatch("fan_out", 2, 3),
+    errors.NothingToReduce("add"),
     errors.UnknownLetter("frames", "1-1#17"),
     errors.InitializerFailed("images.open_camera", "cpu@host", "OSError", "no camera"),
     errors.DeadLetters("frames", 2, 100),
