@@ -16,7 +16,8 @@ if TYPE_CHECKING:
     from lastcall.envelope import Sealer
     from lastcall.state.ledger import Chunk
 
-_TOGETHER, _EACH = 0, 1  # items serialized together, or each by itself
+# Items serialized together; or each by itself; or together, with where each came from.
+_TOGETHER, _EACH, _TRACED = 0, 1, 2
 
 CALL = "call"  # style of a queue whose items are calls: (function's wire, args, kwargs)
 STARTED = ", with an initializer"  # ends the identity of the function of a queue that has one
@@ -24,16 +25,22 @@ STAR = "star"  # style of a queue whose items are the arguments of its function
 ITEM = "item"  # style of a queue whose items are the one argument of its function
 
 
+# The number, in the input of a flow, of the item that an output came of; of several, behind a gather.
+Origin = int | tuple[int, ...]
+
+
 class Outcome(NamedTuple):
     """What a chunk came to. `errors`: index in `values` -> packed error, where a value is None.
 
-    later: indices of the items that are tried again, whose outcomes come by themselves.
+    later: indices of the items that are tried again, whose outcomes come by themselves. origins: of a flow's outputs,
+    one for each of the values, where they are known.
     """
 
     busy_us: int
     values: list[Any]
     errors: dict[int, PackedError]
     later: Sequence[int] = ()
+    origins: Sequence[Origin] | None = None
 
     @property
     def settled(self) -> int:
@@ -49,6 +56,16 @@ def seal_values(sealer: Sealer, job: str, queue: str, chunk: str, values: Sequen
 def seal_dumped(sealer: Sealer, job: str, queue: str, chunk: str, items: Sequence[bytes]) -> bytes:
     """A chunk's payload, from items that went through sealer.dump()."""
     return sealer.seal((_EACH, items), job, queue, chunk, "in")
+
+
+def seal_traced(
+    sealer: Sealer, job: str, queue: str, chunk: str, values: Sequence[Any], origins: Sequence[Origin] | None
+) -> bytes:
+    """A chunk's payload, from a stage's outputs. origins: None where they follow from the chunk's path.
+
+    Raises NotSerializable.
+    """
+    return sealer.seal((_TRACED, (values, origins)), job, queue, chunk, "in")
 
 
 def open_items(sealer: Sealer, job: str, queue: str, chunk: Chunk) -> list[Any]:

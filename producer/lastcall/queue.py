@@ -18,6 +18,7 @@ from lastcall.checks import bound, one_of, plain_name, positive, seconds
 from lastcall.connection import Connection
 from lastcall.consumer import Consumer
 from lastcall.errors import ConfigError, FunctionMismatch, QueueHasFunction, QueueMismatch, UnknownJob, UnknownLetter
+from lastcall.flowoptions import MANY, FlowOptions
 from lastcall.letters import DeadLetter, read_letter
 from lastcall.payload import ITEM, STARTED
 from lastcall.policy import Told, told_of
@@ -317,11 +318,12 @@ def make(
     maxsize: int | None = None, maxbytes: int | None = None, workers: str | None = None,
     max_workers: int | None = None, producers: int | None = None, on_lost: str | None = None,
     results: str | None = None, on_error: str | None = None, policy: Told | None = None, reopen: bool = False,
-    founder: str | None = None, starter: Starter | None = None,
+    founder: str | None = None, starter: Starter | None = None, flow: FlowOptions | None = None,
 ) -> StatusableQueue[Any]:  # fmt: skip
     """Make a queue, or a handle to the one that is there; what client.queue() says.
 
-    founder: the producer that makes it for itself, and takes out its lease next.
+    founder: the producer that makes it for itself, and takes out its lease next. flow: of a flow's queue; one that
+    makes batches has workers, but no function.
     """
     for option, value in (("maxsize", maxsize), ("maxbytes", maxbytes)):
         if value is not None:
@@ -338,24 +340,38 @@ def make(
     plain_name("job", job)
     if into is not None and into.job != job:
         raise ConfigError("into", f"a queue of the same job ({job})", f"one of job {into.job}")
-    if into is not None and function is None:
+    batches = flow is not None and flow.batch is not None
+    if batches and function is not None:
+        raise ConfigError("batch", "given without a function", functions.dump(function, True).name)
+    if into is not None and function is None and not batches:
         raise ConfigError("into", "given with a function, whose outputs go there", "no function")
     if function is None and policy is not None and policy.said:
         raise ConfigError(policy.said[0], "given with a function, whose items it is about", "no function")
-    if into is not None and on_error == "return":
+    if into is not None and on_error == "return" and flow is None:
         raise ConfigError(
             "on_error", "'dead' where outputs go into another queue", "'return'", "nobody reads results of this one"
         )
+    if flow is not None and flow.gather:
+        max_workers = 1
     sealer = connection.sealer
     identity, sealed, celery = None, None, None
-    if function is not None:
+    if batches:
+        identity, sealed, celery = flow.gather, b"", workers or "cpu"  # type: ignore[union-attr]
+    elif function is not None:
+        if flow is not None and flow.many:
+            style = MANY
         travelling = functions.dump(function, sealer.keyed)
         identity = travelling.identity if style == ITEM else f"{travelling.identity} ({style})"
         wire: tuple[Any, ...] = travelling.wire
+        if style == MANY:
+            fold = functions.dump(flow.fold, sealer.keyed) if flow is not None and flow.fold is not None else None
+            wire = (*wire, fold.wire if fold is not None else None)
+            identity += f", folded by {fold.identity}" if fold is not None else ""
         if starter is not None:
             wire, identity = (*wire, starter), identity + STARTED
         sealed = sealer.seal(wire, job, name, "function")
         celery = workers or "cpu"
+    if celery is not None:
         plain_name("workers", celery)
         connection.ensure_workers(celery)
     elif workers is not None:
@@ -364,6 +380,7 @@ def make(
         function=sealed, identity=identity, celery=celery if workers is not None else None,
         maxsize=maxsize, maxbytes=maxbytes, max_workers=max_workers, on_lost=on_lost,
         results=results, on_error=on_error, expected=producers, style=style if function else None,
+        **(flow.stored if flow is not None else {}),
         **(policy or Told()).stored, founder=founder, down=into.name if into is not None else "", reopen=reopen,
     )  # fmt: skip
     names = [name, *(into._ledger.names if into is not None else ())]

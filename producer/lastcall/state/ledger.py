@@ -161,13 +161,20 @@ class Spec:
     retry_on: str | None = None
     timeout_ms: int | None = None
     crash_limit: int | None = None
-    style: str | None = None  # how an item is given to the function: item, star (its parts), call
+    style: str | None = None  # how an item is given to the function: item, star (its parts), call; many: gives outputs
     founder: str | None = None  # a producer that has its lease from the first
     down: str = ""
     reopen: bool = False
+    flow: int | None = None  # 1 for a flow's queue, which these are for: flowoptions.py
+    paths: int | None = None
+    gated: int | None = None
+    ordered: int | None = None
+    barrier: int | None = None
+    gather: str | None = None
+    rate: str | None = None  # items a second
 
 
-# Spec's fields as the ledger calls them, with the values of a queue that does not say.
+# Spec's fields as the ledger calls them, with the values of a queue that does not say; None: it does not have them.
 _FIELDS: dict[str, tuple[str, Any]] = {
     "identity": ("identity", ""),
     "function": ("function", b""),
@@ -188,6 +195,7 @@ _FIELDS: dict[str, tuple[str, Any]] = {
     "crash_limit": ("crash_limit", 3),
     "founder": ("founder", ""),
     "style": ("style", "item"),
+    **{option: (option, None) for option in ("flow", "paths", "gated", "ordered", "barrier", "gather", "rate")},
 }
 
 
@@ -322,10 +330,10 @@ class Ledger:
         others: list[Any] = ["name", self.name, "issue", issue_ms]
         for option, (stored, default) in _FIELDS.items():
             value = getattr(spec, option)
-            if value is None:
-                others += [stored, (defaults or {}).get(stored, default)]
-            else:
+            if value is not None:
                 fixed += [stored, value]
+            elif default is not None:
+                others += [stored, (defaults or {}).get(stored, default)]
         if spec.down:
             fixed += ["down", spec.down]
         reply = script("create")(
@@ -480,7 +488,7 @@ class Ledger:
         meta = self.meta()
         if not meta:
             raise UnknownJob(self.shown)
-        told = {option: meta[stored] for option, (stored, _) in _FIELDS.items() if option != "founder"}
+        told = {option: meta.get(stored) for option, (stored, _) in _FIELDS.items() if option != "founder"}
         return self.create(Spec(**told, down=meta["down"].decode(), reopen=True), issue_ms=int(meta["issue"]))  # type: ignore[arg-type]
 
     def renew(
