@@ -416,6 +416,17 @@ class NothingToReduce(LastcallError, TypeError):
         super().__init__(f"{stage} must be given at least one item, got none: give it a value to begin with, initial=")
 
 
+class ResultsUnread(LastcallError):
+    """A job cannot go on: as many results as its window holds are there, and nobody reads them. unread: how many."""
+
+    def __init__(self, job: str, unread: int) -> None:
+        self.job, self.unread = job, unread
+        super().__init__(
+            f"job {job} waits for its {unread:,} results to be read, as many as its window holds, and nobody does: "
+            'iterate over job.results(), or run it with results="discard", or with job="an id", which keeps them'
+        )
+
+
 class WaitTimeout(LastcallError, TimeoutError):
     """The caller's timeout passed. what: what was waited for."""
 

@@ -36,11 +36,12 @@ class NotYet(Exception):
 class Sizes:
     """How many items a chunk shall hold, found by measuring. chunksize: the answer, where it was given.
 
-    remaining: items of the input that are left, where its length is known.
+    remaining: items of the input that are left, where its length is known. most: items.
     """
 
-    def __init__(self, chunksize: int | None = None, remaining: int | None = None) -> None:
+    def __init__(self, chunksize: int | None = None, remaining: int | None = None, *, most: int = _MOST_ITEMS) -> None:
         self.remaining = remaining
+        self._most = min(most, _MOST_ITEMS)
         self.item_bytes = 0.0
         self._chunksize = chunksize
         self._size = chunksize or 1
@@ -54,12 +55,17 @@ class Sizes:
         item_s = busy_us / 1e6 / items
         self._item_s = item_s if not self._item_s else 0.7 * self._item_s + 0.3 * item_s
         if self._chunksize is None:
-            self._size = max(1, min(self._fitting(), self._size * _GROWTH, _MOST_ITEMS))
+            self._size = max(1, min(self._fitting(), self._size * _GROWTH, self._most))
+
+    @property
+    def chunk_s(self) -> float:
+        """What a chunk takes, 0 where that is not known."""
+        return self._item_s * self._size
 
     @property
     def grown(self) -> bool:
         """Whether chunks are as large as what an item takes lets them be."""
-        return self._chunksize is not None or (self._item_s > 0 and self._size >= min(self._fitting(), _MOST_ITEMS))
+        return self._chunksize is not None or (self._item_s > 0 and self._size >= min(self._fitting(), self._most))
 
     def next(self, slots: int) -> int:
         """Of the next chunk."""
@@ -208,9 +214,9 @@ class Feed:
         """Make a chunk of these items; more than one if it were too large, or if some cannot be sent."""
         while items and (refused := self._chunk(items)):
             at, error = refused
+            self._seal(items[:at])
             if not self._goes_on:
                 raise error
-            self._seal(items[:at])
             self.unsendable.setdefault(self.seq, []).append(error)
             self.taken += 1
             items = items[at + 1 :]

@@ -90,7 +90,7 @@ def _queue(steps: Sequence[Step], name: str, fold: Callable[..., Any] | None, *,
         )
     if first.kind == REDUCE:
         return QueuePlan(name, first.function, first.options, gather=REDUCE, initial=first.stage.initial)
-    function, many = fused(steps, name, guarded=last)
+    function, many = fused(steps, name, guarded=last, many=fold is not None)
     return QueuePlan(name, function, together([step.options for step in steps if not step.glue]), many, fold)
 
 

@@ -19,6 +19,7 @@ from lastcall.flow import BATCH, REDUCE, Flow
 from lastcall.letters import DeadLetter
 from lastcall.map import Failure
 from lastcall.plan import checked_on_error
+from lastcall.settings import Settings
 from lastcall.state.ledger import Status
 from lastcall.steps import Step, lowered, outputs
 from lastcall.waiting import Deadline
@@ -46,6 +47,11 @@ class _Tally:
     @property
     def item(self) -> str:
         return f"serial#{self.put - 1}"
+
+    @property
+    def settings(self) -> Settings:
+        """Of this process, whose functions may have a server all the same."""
+        return Settings.load()
 
     def help(self, ledger: Ledger) -> bool:
         """There is nobody here to run another queue's chunks."""

@@ -242,16 +242,16 @@ def outputs(kind: str, function: Function, value: Any) -> Iterator[Any]:
     yield from made
 
 
-def fused(steps: Sequence[Step], name: str, *, guarded: bool = False) -> tuple[Function, bool]:
+def fused(steps: Sequence[Step], name: str, *, guarded: bool = False, many: bool = False) -> tuple[Function, bool]:
     """One function for several steps, and whether that gives an iterable of values; a single function as it is.
 
-    guarded: among what is made behind a flat-map may be a Failed.
+    guarded: among what is made behind a flat-map may be a Failed. many: it shall give an iterable.
     """
     pairs = [(step.kind, step.function) for step in steps if step.function is not None]
-    if len(pairs) == 1 and pairs[0][0] in (MAP, FLAT) and not isinstance(pairs[0][1], Inside):
+    if len(pairs) == 1 and pairs[0][0] in ((FLAT,) if many else (MAP, FLAT)) and not isinstance(pairs[0][1], Inside):
         return pairs[0][1], pairs[0][0] == FLAT
     module = next((m for _, f in pairs if isinstance(m := getattr(f, "__module__", None), str)), __name__)
     kinds = [kind for kind, _ in pairs]
-    if all(kind == MAP for kind in kinds):
+    if not many and all(kind == MAP for kind in kinds):
         return OneToOne(pairs, name, module), False
     return (Guarded if guarded and FLAT in kinds[:-1] else Many)(pairs, name, module), True

@@ -41,6 +41,7 @@ SAMPLES: list[LastcallError] = [
     errors.NotRunning(),
     errors.MergeMismatch("fan_out", 2, 3),
     errors.NothingToReduce("add"),
+    errors.ResultsUnread("flow-1", 100_000),
     errors.UnknownLetter("frames", "1-1#17"),
     errors.InitializerFailed("images.open_camera", "cpu@host", "OSError", "no camera"),
     errors.DeadLetters("frames", 2, 100),

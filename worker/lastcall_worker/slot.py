@@ -91,6 +91,10 @@ class Running:
     def attempt(self) -> int:
         return self.chunk.tries + 1
 
+    @property
+    def settings(self) -> Settings:
+        return self.slot.station.settings
+
     def help(self, ledger: Ledger) -> bool:
         """Run a ready chunk of another queue here and now, if this worker serves that."""
         station = self.slot.station
