@@ -85,9 +85,12 @@ class Feeder:
                 room = self._look(slots)
                 if room <= 0:
                     continue
-                self._read(slots, room)
+                if not feed.unsent:
+                    self._read(slots, room)
                 put = feed.send(slots)
-                if put is not None and put.full:
+                if put is not None:
+                    self.blocked = put.full
+                if self.blocked:
                     self._wait_for_room()
         except QueueFinished:  # it was cancelled: who reads the results sees that
             return
@@ -167,10 +170,7 @@ class Feeder:
         return ready, most_us, known
 
     def _wait_for_room(self) -> None:
-        self.blocked = True
         try:
             self._connection.asking.blpop([self._queues[0]._ledger.room_key], timeout=_ROOM_S)
         except AWAY as error:
             self._feed.outage.bear(error)
-        finally:
-            self.blocked = False

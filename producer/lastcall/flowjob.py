@@ -44,7 +44,7 @@ if TYPE_CHECKING:
 WINDOW: Final = 100_000  # items of a flow that are under way, results that nobody has read included
 _WINDOW_BYTES: Final = 64 << 20
 _LOOK_S: Final = 1.0
-_STUCK: Final = 3  # looks at which nothing has moved
+_STUCK: Final = 2  # looks at which nothing has moved
 
 
 class FlowJob(Job):
@@ -56,7 +56,8 @@ class FlowJob(Job):
 
     def __init__(
         self, connection: Connection, flow: Flow, items: Iterable[Any] | None, *,
-        mode: str, ordered: bool, on_error: str, window: int | None, results: str | None, job: str | None, sources: Sequence[Any] | None,
+        mode: str, ordered: bool, on_error: str, window: int | None, results: str | None, job: str | None,
+        sources: Sequence[Any] | None,
     ) -> None:  # fmt: skip
         plans = planned(flow, mode, on_error)
         window = _checked_window(window, mode, plans)
