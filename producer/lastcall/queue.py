@@ -394,6 +394,7 @@ def make(
                 "ttl": int(connection.settings.ttl_s * 1000),
                 **_as_ledger(told_of(function)),
             },
+            slots=connection.slots(celery) if flow is not None and celery else 0,
         )
     except QueueMismatch as error:
         if error.option == "identity":

@@ -384,7 +384,7 @@ class Slot:
         for at in dead:
             item = f"{chunk.root}#{chunk.start + at}"
             about = (errors[at], chunk.tries + 1, station.node)
-            letters.append((item, write_letter(sealer, ledger.job, ledger.name, item, *about, alone[at])))
+            letters.append((item, write_letter(sealer, ledger.job, ledger.name, item, *about, alone[at], chunk)))
         retried = [
             Again(chunk.start + at, chunk.raises + 1, delay_ms, alone[at], chunk.crashes, chunk.losses)
             for at, delay_ms in again.items()
