@@ -43,7 +43,7 @@ def write_letter(
     sealer: Sealer, job: str, queue: str, item: str, error: PackedError, attempts: int, worker: str, payload: bytes,
     chunk: Chunk,
 ) -> bytes:  # fmt: skip
-    """A letter for the ledger, but for its kind. payload: the item as it was put, alone or with others; chunk: its own."""
+    """A letter for the ledger, but for its kind. payload: the item as it was put, alone or in its chunk."""
     about = sealer.seal((error, attempts, worker), job, queue, item, "dead")
     alone = part_of(chunk, int(item.rpartition("#")[2]))._replace(payload=payload, crashes=0, losses=0, raises=0)
     return b"".join((_LENGTH.pack(len(about)), about, alone.record))

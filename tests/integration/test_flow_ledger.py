@@ -1,4 +1,4 @@
-"""What flows need of the ledger: order, gates, gathers, barriers, rates and emitting, on a real server, without workers.
+"""What flows need of the ledger: order, gathers, barriers, rates, emitting; on a real server, without workers.
 
 Slots are calls of Ledger's methods; the payload of a chunk here is what it holds, in words.
 """
@@ -22,12 +22,10 @@ from lastcall.state.ledger import (
     Chunk,
     Claim,
     Completion,
-    Emitted,
     Ledger,
     Output,
     Segment,
     Spec,
-    part_of,
 )
 from tests.integration.ledger_server import ledger_server
 
