@@ -12,8 +12,11 @@ from lastcall.client import Client
 from lastcall.consumer import Consumer
 from lastcall.current import current
 from lastcall.executor import Executor
+from lastcall.flow import Flow, Stage, batch, fan_out, filter, reduce, stage
+from lastcall.flowjob import FlowJob
 from lastcall.job import Job
 from lastcall.letters import DeadLetter
+from lastcall.map import Failure
 from lastcall.pool import Pool, ThreadPool
 from lastcall.producer import Producer
 from lastcall.progress import Progress
@@ -28,16 +31,25 @@ __all__ = [
     "Consumer",
     "DeadLetter",
     "Executor",
+    "Failure",
+    "Flow",
+    "FlowJob",
     "Job",
     "Pool",
     "Producer",
     "Progress",
     "Settings",
+    "Stage",
     "Status",
     "StatusableQueue",
     "ThreadPool",
     "__version__",
+    "batch",
     "current",
     "errors",
+    "fan_out",
+    "filter",
+    "reduce",
+    "stage",
     "task",
 ]

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import itertools
 import threading
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import Future
 from contextlib import ExitStack
 from dataclasses import replace
@@ -13,11 +14,17 @@ from typing import TYPE_CHECKING, Any, TypeVar
 from lastcall.calls import Calls
 from lastcall.connection import Connection, host, unhost
 from lastcall.errors import ClientClosed, ConfigError, LeaseLost, QueueFinished, UnknownJob
+from lastcall.feeder import Feeder
+from lastcall.flow import Flow, Stage
+from lastcall.flowjob import FlowJob
 from lastcall.job import Job
 from lastcall.map import MapResults
+from lastcall.plan import AUTO, SERIAL
 from lastcall.policy import RetryOn, told
 from lastcall.queue import StatusableQueue, make
+from lastcall.serial import SerialJob
 from lastcall.settings import Settings
+from lastcall.sources import check_sources, items_of
 from lastcall.state import keys
 from lastcall.state.ledger import Ledger, Status, split
 from lastcall.waiting import reaching
@@ -45,6 +52,7 @@ class Client:
         settings = Settings.load(url, key, **options)
         self._cluster: LocalCluster | None = None
         self._calls: dict[str, Calls] = {}
+        self._feeders: list[Feeder] = []
         self._retired: list[Calls] = []  # that take no more calls from here, but may have some out
         self._lock = threading.Lock()
         self._closed = False
@@ -187,6 +195,48 @@ class Client:
             ),
         )  # fmt: skip
 
+    def run(
+        self, flow: Flow | Stage | Callable[..., Any], items: Iterable[Any] | None = None, *,
+        sources: Sequence[Callable[..., Iterable[Any]]] | None = None, mode: str = AUTO, ordered: bool = True,
+        on_error: str = "stop", window: int | None = None, results: str | None = None, job: str | None = None,
+    ) -> FlowJob | SerialJob:  # fmt: skip
+        """Run a flow over items, or over what producer functions give that workers run: `sources`.
+
+        items: any iterable, endless ones too; a thread reads it. sources: each gives its items in its own time, without
+        an order among them; one whose worker died runs again and goes on behind what it had put, by a parameter named
+        `position` if it has one.
+        mode: "auto" (neighbours that are cheap to join share a queue), "streaming" (a queue for each stage),
+        "horizontal" (the same, one after the other), "vertical" (an item's whole chain in one slot), "serial" (in this
+        process, for comparison and debugging). Results are the same in each.
+        ordered: results come in the order of the items, else as they come. on_error: an item's error ends the job and
+        is raised ("stop"), or is a dead letter ("dead"), or a Failure in the results ("yield").
+        window: items under way, unread results included (100,000); more are not read from the input.
+        results: "once" (there until they are read), "keep" (until the job expires: what a job with an id does) or
+        "discard". job: an id, of a job that is not there yet; client.job(id) has its results then.
+        Raises ConfigError, NothingToReduce where that is known before anything runs; NotSerializable,
+        FunctionNotAllowed; ServerUnreachable.
+        """
+        connection = self._open()
+        made = flow if isinstance(flow, Flow) else Flow(flow)
+        if (items is None) == (sources is None):
+            raise ConfigError("items", "given, or else sources", "neither" if items is None else "both")
+        if items is not None and not isinstance(items, Iterable):
+            raise ConfigError("items", "iterable", type(items).__name__)
+        if sources is not None:
+            check_sources(sources)
+        if mode == SERIAL:
+            of_sources = itertools.chain.from_iterable(map(items_of, sources or ()))
+            return SerialJob(made, of_sources if items is None else items, on_error=on_error)
+        running = FlowJob(
+            connection, made, items, mode=mode, ordered=ordered, on_error=on_error, window=window, results=results,
+            job=job, sources=sources,
+        )  # fmt: skip
+        with self._lock:
+            self._feeders = [feeder for feeder in self._feeders if not feeder.fed.is_set()]
+            if running.feeder is not None:
+                self._feeders.append(running.feeder)
+        return running
+
     def job(self, job: str) -> Job:
         """A job by its id. Its methods raise UnknownJob if there is none."""
         return Job(self._open(), job)
@@ -223,6 +273,8 @@ class Client:
             if self._cluster is not None:
                 stack.callback(self._close_cluster)
                 stack.callback(self._connection.close)
+            for feeder in self._feeders:
+                stack.callback(feeder.stop, 2.0)
             for calls in (*self._retired, *self._calls.values()):
                 stack.callback(calls.close, wait=wait)
 

@@ -113,6 +113,12 @@ class Connection:
             # What was put is safe, and tickets that are lost are replaced: by a worker, or by who waits here.
             _log.warning("tickets for queue %s are not sent now: %s", address, error)
 
+    def send_minted(self, ledger: Ledger) -> None:
+        """Send the tickets that a change of this queue has brought about for those downstream of it."""
+        for name, tickets in ledger.take_minted():
+            other = ledger.other(name)
+            self.send(other.celery_queue(), other.address, tickets)
+
     def refused(self) -> None:
         """Count an envelope that was not genuine, for `lastcall status`."""
         with contextlib.suppress(RedisError):  # the error that is raised for it matters more

@@ -408,6 +408,36 @@ class DeadLetters(LastcallError):
 # Waits
 
 
+class MergeMismatch(LastcallError, ValueError):
+    """A branch of a fan-out with merge= gave no value, or several, for an item. branch: from 1; gave: how many."""
+
+    def __init__(self, stage: str, branch: int, gave: int) -> None:
+        self.stage, self.branch, self.gave = stage, branch, gave
+        super().__init__(
+            f"branch {branch} of {stage} must give exactly one value for each item, since they are merged, got {gave}: "
+            "leave merge= out, or have no filter and no generator in it"
+        )
+
+
+class NothingToReduce(LastcallError, TypeError):
+    """A reduce() without an initial value was given no item at all. stage: its name."""
+
+    def __init__(self, stage: str) -> None:
+        self.stage = stage
+        super().__init__(f"{stage} must be given at least one item, got none: give it a value to begin with, initial=")
+
+
+class ResultsUnread(LastcallError):
+    """A job cannot go on: as many results as its window holds are there, and nobody reads them. unread: how many."""
+
+    def __init__(self, job: str, unread: int) -> None:
+        self.job, self.unread = job, unread
+        super().__init__(
+            f"job {job} waits for its {unread:,} results to be read, as many as its window holds, and nobody does: "
+            'iterate over job.results(), or run it with results="discard", or with job="an id", which keeps them'
+        )
+
+
 class WaitTimeout(LastcallError, TimeoutError):
     """The caller's timeout passed. what: what was waited for."""
 

@@ -68,14 +68,38 @@ def seal_traced(
     return sealer.seal((_TRACED, (values, origins)), job, queue, chunk, "in")
 
 
+def _open(sealer: Sealer, job: str, queue: str, chunk: Chunk) -> tuple[int, Sequence[Any], Sequence[Any] | None]:
+    """How a chunk's items went, those that it means, and where they came from, if that is said."""
+    how, items = sealer.open(chunk.payload, job, queue, chunk.root, "in")
+    origins = None
+    if how == _TRACED:
+        items, origins = items
+    if len(items) != chunk.items:
+        those = slice(chunk.start, chunk.start + chunk.items)
+        items, origins = items[those], origins and origins[those]
+    return how, items, origins
+
+
 def open_items(sealer: Sealer, job: str, queue: str, chunk: Chunk) -> list[Any]:
     """A claimed chunk's items. Raises BadEnvelope, NotDeserializable."""
-    how, items = sealer.open(chunk.payload, job, queue, chunk.root, "in")
-    if len(items) != chunk.items:
-        items = items[chunk.start : chunk.start + chunk.items]
+    how, items, _ = _open(sealer, job, queue, chunk)
     if how == _EACH:
         return [sealer.load(item) for item in items]
     return list(items)
+
+
+def open_traced(
+    sealer: Sealer, job: str, queue: str, chunk: Chunk
+) -> tuple[list[Any], dict[int, NotDeserializable], list[Origin] | None]:
+    """As open_each(), with where the items came from; None where that follows from the chunk's path, or is not known.
+
+    Raises BadEnvelope, and NotDeserializable where the items went together.
+    """
+    how, items, told = _open(sealer, job, queue, chunk)
+    origins: list[Origin] | None = None
+    if told is not None:  # without a key what was a tuple is a list by now
+        origins = [tuple(origin) if isinstance(origin, list) else origin for origin in told]
+    return *_load_each(sealer, how, list(items)), origins
 
 
 def open_each(sealer: Sealer, job: str, queue: str, chunk: Chunk) -> tuple[list[Any], dict[int, NotDeserializable]]:
@@ -83,8 +107,11 @@ def open_each(sealer: Sealer, job: str, queue: str, chunk: Chunk) -> tuple[list[
 
     Raises BadEnvelope, and NotDeserializable where the items went together.
     """
-    how, items = sealer.open(chunk.payload, job, queue, chunk.root, "in")
-    items = list(items if len(items) == chunk.items else items[chunk.start : chunk.start + chunk.items])
+    how, items, _ = _open(sealer, job, queue, chunk)
+    return _load_each(sealer, how, list(items))
+
+
+def _load_each(sealer: Sealer, how: int, items: list[Any]) -> tuple[list[Any], dict[int, NotDeserializable]]:
     failed: dict[int, NotDeserializable] = {}
     for at in range(len(items) if how == _EACH else 0):
         try:
@@ -99,9 +126,12 @@ def seal_parts(sealer: Sealer, job: str, queue: str, chunk: Chunk, positions: Se
 
     Raises BadEnvelope; NotDeserializable where the items went together, and cannot be rebuilt here.
     """
-    how, items = sealer.open(chunk.payload, job, queue, chunk.root, "in")
-    first = 0 if len(items) == chunk.items else chunk.start
-    return {at: sealer.seal((how, [items[first + at]]), job, queue, chunk.root, "in") for at in positions}
+    how, items, origins = _open(sealer, job, queue, chunk)
+
+    def alone(at: int) -> Any:
+        return [items[at]] if how != _TRACED else ([items[at]], origins and [origins[at]])
+
+    return {at: sealer.seal((how, alone(at)), job, queue, chunk.root, "in") for at in positions}
 
 
 def seal_outcome(sealer: Sealer, job: str, queue: str, chunk: str, outcome: Outcome) -> bytes:

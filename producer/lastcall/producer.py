@@ -233,7 +233,9 @@ class Producer(Generic[T]):
         outage = Outage(self._connection)
         while True:
             try:
-                return self._ledger.leave(self.name, self._epoch, lost=lost)
+                left = self._ledger.leave(self.name, self._epoch, lost=lost)
+                self._connection.send_minted(self._ledger)
+                return left
             except AWAY as error:
                 if lost:
                     return False  # its lease runs out, which comes to the same

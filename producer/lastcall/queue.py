@@ -109,6 +109,7 @@ class StatusableQueue(Generic[T]):
     def seal(self) -> None:
         """Nothing more is put, whoever is still there: the queue ends when what it has is done."""
         self._ledger.seal()
+        self._connection.send_minted(self._ledger)
 
     # Reading
 
@@ -174,6 +175,7 @@ class StatusableQueue(Generic[T]):
     def cancel(self) -> Status:
         """Drop what is waiting and refuse what is running."""
         self._ledger.cancel()
+        self._connection.send_minted(self._ledger)
         return self.status()
 
     @reaching
@@ -394,6 +396,7 @@ def make(
                 "ttl": int(connection.settings.ttl_s * 1000),
                 **_as_ledger(told_of(function)),
             },
+            slots=connection.slots(celery) if flow is not None and celery else 0,
         )
     except QueueMismatch as error:
         if error.option == "identity":

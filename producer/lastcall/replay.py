@@ -20,6 +20,7 @@ from lastcall.trace import NOT_KEPT, queues_in_order, results_of, source_of, val
 
 if TYPE_CHECKING:
     from lastcall.connection import Connection
+    from lastcall.settings import Settings
     from lastcall.state.ledger import Ledger
 
 _FAILED = ("failed", "retried", "dead")
@@ -112,7 +113,7 @@ def _run(
     if style == CALL:
         calling = functions.load(value[0], "here", sealer.keyed)
         args = value[1]
-    here = _Here(event, index, meta[2].decode())
+    here = _Here(event, index, meta[2].decode(), connection.settings)
     before = running.set(here)
     try:
         gave = run(calling, *args) if run is not None else calling(*args)
@@ -144,7 +145,8 @@ class _Here:
 
     worker = "here"
 
-    def __init__(self, event: Event, index: int, made: str) -> None:
+    def __init__(self, event: Event, index: int, made: str, settings: Settings) -> None:
+        self.settings = settings
         self.job, self.queue, self.made = event.job, event.queue, made
         self.item = f"{event.chunk.partition('/')[0]}#{event.first + index}"
         self.attempt = max(event.attempt, 1)

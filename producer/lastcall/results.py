@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import itertools
-from collections.abc import Generator, Iterable, Iterator
+from collections.abc import Generator, Iterable, Iterator, Sequence
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from redis.exceptions import RedisError
@@ -61,10 +61,13 @@ class Reader:
 
     cursor: "" or where an earlier reader stood: behind the last entry that was handed out as a whole.
     once: the queue has results="once": what was handed out, or `ack()` says, is removed, and makes room for producers.
-    After the last entry `ended` is the queue's state.
+    upstream: queues that feed it, which may be the ones that nobody serves. After the last entry `ended` is the queue's
+    state.
     """
 
-    def __init__(self, connection: Connection, ledger: Ledger, *, once: bool, cursor: str = "") -> None:
+    def __init__(
+        self, connection: Connection, ledger: Ledger, *, once: bool, cursor: str = "", upstream: Sequence[Ledger] = ()
+    ) -> None:
         self.cursor = cursor or "0-0"
         self.ended = ""
         self._connection = connection
@@ -72,6 +75,7 @@ class Reader:
         self._read_to = self.cursor
         self._outage = Outage(connection)
         self._patience = Patience(connection)
+        self._upstream = [(connection.asked(one), Patience(connection)) for one in upstream]
         self._once = once
         self._unacked = 0  # items
         self._unconfirmed: tuple[str, int] | None = None
@@ -90,6 +94,8 @@ class Reader:
             elif not reply and block_s > 0:
                 status = self._ledger.status()
                 self._patience.look(status)
+                for ledger, patience in self._upstream:
+                    patience.look(ledger.status())
                 if status.ended:
                     # Its end may have been read, and removed, by another reader.
                     reply = self._ask(0)
@@ -111,6 +117,14 @@ class Reader:
                 self._read_to = at
         return entries
 
+    @contextlib.contextmanager
+    def watching(self) -> Iterator[None]:
+        """Meanwhile what falls silent in the queues that are waited for is found."""
+        with contextlib.ExitStack() as stack:
+            for ledger in (self._ledger, *(one for one, _ in self._upstream)):
+                stack.enter_context(self._connection.heart.watching(ledger))
+            yield
+
     def entries(self, timeout_s: float | None = None) -> Generator[list[Entry], None, None]:
         """Outcomes as they come, those that came in one entry of the stream together, until the queue has ended.
 
@@ -118,7 +132,7 @@ class Reader:
 
         Raises WaitTimeout, NoWorker, UnknownJob, ServerUnreachable.
         """
-        with self._connection.heart.watching(self._ledger):
+        with self.watching():
             deadline = Deadline(timeout_s)
             try:
                 while not self.ended:

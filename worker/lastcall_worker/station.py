@@ -14,6 +14,7 @@ from lastcall import functions
 from lastcall.connect import connect
 from lastcall.envelope import Sealer
 from lastcall.errors import BadEnvelope, LastcallError, UnknownJob
+from lastcall.flowoptions import BATCH, MANY
 from lastcall.outcome import PackedError, pack_error
 from lastcall.payload import CALL, STARTED
 from lastcall.policy import Policy
@@ -27,6 +28,10 @@ from lastcall_worker.events import TaskEvents
 if TYPE_CHECKING:
     from lastcall.queue import Starter
     from lastcall.settings import Settings
+
+
+class TicketOver(BaseException):
+    """The worker has ended a slot's ticket, since an item was late: the rest of the chunk is others' by now."""
 
 
 @dataclass(slots=True)
@@ -47,6 +52,9 @@ class Work:
     policy: Policy
     max_workers: int
     starter: Starter | None  # what a process or thread does before its first item
+    flow: bool = False  # whether it is a flow's, which these are for
+    gather: str = ""
+    fold: Callable[[Any, Any], Any] | None = None
 
 
 class Station:
@@ -83,13 +91,19 @@ class Station:
         known = self._works.get(address)
         if known is not None and known.made == made and known.error is None:
             return known
-        function, error, starter = None, None, None
+        function, error, starter, fold = None, None, None, None
+        gather = meta.get("gather", b"").decode()
         name, style = meta["identity"].decode(), meta["style"].decode()
         try:
-            if style != CALL or name.endswith(STARTED):
+            if gather.startswith(BATCH):
+                name = BATCH  # which has none
+            elif style != CALL or name.endswith(STARTED):
                 wire = self.sealer.open(meta["function"], ledger.job, ledger.name, "function")
                 if name.endswith(STARTED):
                     *wire, starter = wire
+                if style == MANY:
+                    *wire, folds = wire
+                    fold = functions.load(folds, self.node, self.sealer.keyed) if folds is not None else None
                 if style != CALL:  # each call brings its own
                     function = functions.load(wire, self.node, self.sealer.keyed)
                 name = wire[1]
@@ -101,7 +115,7 @@ class Station:
             ledger, made, style, meta["celery"].decode(), name, function, error,
             meta["results"].decode(), meta["on_error"].decode(),
             meta.get("down_index", b"").decode(), meta.get("down_celery", b"").decode(), Policy.stored(meta),
-            int(meta["max_workers"]), starter,
+            int(meta["max_workers"]), starter, "flow" in meta, gather, fold,
         )  # fmt: skip
         if len(self._works) > 1000:
             self._works.clear()

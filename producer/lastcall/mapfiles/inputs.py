@@ -16,7 +16,7 @@ from collections.abc import Callable, Iterator, Sequence
 from typing import Any, BinaryIO, Final
 
 from lastcall.errors import ConfigError
-from lastcall.map import NotYet
+from lastcall.feed import NotYet
 
 _JSON = (".jsonl", ".ndjson")
 _WHOLE_BYTES: Final = 16 << 20  # up to here a file is known by what is in it, beyond by its size and time

@@ -6,6 +6,7 @@ completed by `next`, and come back by `release` or, when their ticket falls sile
 
 from __future__ import annotations
 
+import struct
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, NamedTuple, NoReturn
@@ -39,11 +40,19 @@ def split(queue_address: str) -> tuple[str, str]:
     return (job, name) if slash else (job, job)
 
 
+# As _queue.lua packs it: items, first item, crashes, losses, raises, items of the root, outputs that were emitted, in
+# how many chunks, length of the root's path; then that path and the payload.
+_HEADER = struct.Struct("<IIBBBIIIH")
+
+
 class Chunk(NamedTuple):
     """A claimed chunk. `start` is the number of its first item in the chunk that was put.
 
     How often it was tried: crashes of its slot alone; losses, of its slot and whatever ran beside it; and, where it is
     one item, how often that raised or took too long.
+
+    In a flow that keeps its order: the path of its root (_path.lua), how many items that has, and of an item that was
+    tried before, how many outputs of it were emitted, in how many chunks.
     """
 
     id: str
@@ -53,6 +62,27 @@ class Chunk(NamedTuple):
     crashes: int = 0
     losses: int = 0
     raises: int = 0
+    path: str = ""
+    total: int = 0
+    skip: int = 0
+    parts: int = 0
+
+    @classmethod
+    def stored(cls, chunk_id: str, value: bytes) -> Chunk:
+        """As the ledger keeps it."""
+        items, start, crashes, losses, raises, total, skip, parts, length = _HEADER.unpack_from(value)
+        at = _HEADER.size + length
+        path = value[_HEADER.size : at].decode() if length else ""
+        return cls(chunk_id, items, start, value[at:], crashes, losses, raises, path, total, skip, parts)
+
+    @property
+    def record(self) -> bytes:
+        """As the ledger keeps it."""
+        header = _HEADER.pack(
+            self.items, self.start, self.crashes, self.losses, self.raises,
+            self.total, self.skip, self.parts, len(self.path),
+        )  # fmt: skip
+        return b"".join((header, self.path.encode(), self.payload))
 
     @property
     def tries(self) -> int:
@@ -65,8 +95,15 @@ class Chunk(NamedTuple):
         return self.id.partition("/")[0]
 
 
+def part_of(chunk: Chunk, item: int) -> Chunk:
+    """One item of a chunk as a chunk of its own. item: its number in the chunk that was put."""
+    if chunk.items == 1:
+        return chunk
+    return chunk._replace(id=f"{chunk.root}/{item}:{item + 1}", items=1, start=item)
+
+
 class Output(NamedTuple):
-    """A chunk for the queue downstream."""
+    """A chunk for the queue downstream; in a segment, also results of the last queue."""
 
     id: str
     items: int
@@ -84,9 +121,30 @@ class Again(NamedTuple):
     losses: int = 0
 
 
+class Segment(NamedTuple):
+    """What items of a flow's chunk came to, those from `first` to before `past`, as numbered in the chunk that was put.
+
+    way: where the parts go: NEXT, the queue downstream; SHOWN, the results of the last queue; AGAIN, this queue, in
+    front; ERROR, the results of the last queue, too. Without parts they came to nothing.
+    """
+
+    first: int
+    past: int
+    way: str = "n"
+    parts: Sequence[Output] = ()
+
+
+NEXT, SHOWN, AGAIN, ERROR = "n", "r", "s", "e"
+
+
 @dataclass(slots=True)
 class Completion:
-    """What a chunk came to: items done + items dead + items to try again = its items."""
+    """What a chunk came to: items done + items dead + items to try again + items left over = its items.
+
+    segments: instead of an outcome and outputs, of a flow's queue: all its items that are not to be tried again or left
+    over, in their order. Those of a gather hold what all chunks in its hand came to, wherever they are.
+    rest: items at its end that did not fill a batch.
+    """
 
     chunk: str
     done: int
@@ -95,6 +153,8 @@ class Completion:
     outputs: Sequence[Output] = ()
     again: Sequence[Again] = ()
     letters: Sequence[tuple[str, bytes]] = ()
+    segments: Sequence[Segment] = ()
+    rest: int = 0
 
     def args(self) -> list[Any]:
         args: list[Any] = [self.chunk, self.done, self.dead, self.outcome, len(self.outputs)]
@@ -106,17 +166,49 @@ class Completion:
         args.append(len(self.letters))
         for letter in self.letters:
             args += letter
+        args.append(len(self.segments))
+        for first, past, way, parts in self.segments:
+            args += (first, past, way, len(parts))
+            for part in parts:
+                args += part
+        args.append(self.rest)
         return args
 
 
+class Minted(NamedTuple):
+    """Tickets to be sent for a queue further downstream."""
+
+    queue: str
+    tickets: list[str]
+
+
 class Claim(NamedTuple):
-    """What `next` gave: chunks; or nothing; or the end, with the queue's state; or `lost`."""
+    """What `next` gave: chunks; or nothing; or the end, with the queue's state; or `lost`.
+
+    In a flow: position: items of the queue that were done before; last: of a gather, whether what does not fill a batch
+    is to go, too, or the reduction ends; wait_ms: after how long to ask again, 0 if it is of no use to ask earlier than
+    the bell rings; further: tickets of queues behind the one downstream.
+    """
 
     chunks: list[Chunk]
     downstream_tickets: list[str]
     tickets: list[str]
     ended: str = ""
     lost: bool = False
+    position: int = 0
+    last: bool = False
+    wait_ms: int = 0
+    further: Sequence[Minted] = ()
+
+
+class Emitted(NamedTuple):
+    """What came of emitting outputs; as in Claim. full: there was no room for them."""
+
+    full: bool = False
+    lost: bool = False
+    downstream_tickets: Sequence[str] = ()
+    tickets: Sequence[str] = ()
+    further: Sequence[Minted] = ()
 
 
 class Lease(NamedTuple):
@@ -251,7 +343,7 @@ class Status:
 class Ledger:
     """A queue in Redis. `names` are the queue and all that lie downstream of it."""
 
-    __slots__ = ("_keys", "_own", "job", "name", "names", "redis")
+    __slots__ = ("_keys", "_own", "_unsent", "job", "name", "names", "redis")
 
     def __init__(self, redis: Redis, job: str, names: Sequence[str]) -> None:
         self.redis = redis
@@ -260,6 +352,7 @@ class Ledger:
         self.names = tuple(names)
         self._keys = [key.encode() for key in keys.chain(job, names)]
         self._own = self._keys[: len(keys.PARTS)]
+        self._unsent: list[Minted] = []
 
     @classmethod
     def open(cls, redis: Redis, job: str, name: str) -> Ledger:
@@ -318,12 +411,17 @@ class Ledger:
         return (stored or b"").decode()
 
     def create(
-        self, spec: Spec, *, defaults: Mapping[str, Any] | None = None, issue_ms: int = 5_000
+        self,
+        spec: Spec,
+        *,
+        defaults: Mapping[str, Any] | None = None,
+        issue_ms: int = 5_000,
+        slots: int = 0,
     ) -> tuple[str, int]:
         """Make the queue, or check that it is as `spec` says. Gives its state and epoch.
 
         defaults: for a new queue, instead of the general ones, by their names in the ledger.
-        issue_ms: how long a ticket may be under way before it may be thought lost.
+        issue_ms: how long a ticket may be under way before it may be thought lost. slots: that there are for a flow's.
         Raises QueueMismatch, UnknownJob (no queue downstream), QueueFinished (downstream).
         """
         fixed: list[Any] = []
@@ -336,6 +434,10 @@ class Ledger:
                 others += [stored, (defaults or {}).get(stored, default)]
         if spec.down:
             fixed += ["down", spec.down]
+        if spec.flow:
+            others += ["slots", slots]
+            if spec.barrier or spec.gather or float(spec.rate or 0):
+                others += ["rule", 1]  # for when its chunks may be claimed
         reply = script("create")(
             self.redis, self._keys, "reopen" if spec.reopen else "", spec.down,
             len(fixed) // 2, *fixed, *others,
@@ -375,7 +477,10 @@ class Ledger:
     def leave(self, producer: str, epoch: int, *, lost: bool = False) -> bool:
         """Give back a producer's lease; False if it held none any more."""
         reply = script("leave")(self.redis, self._keys, producer, epoch, "lost" if lost else "left")
-        return bool(reply[0] == Code.OK)
+        if reply[0] != Code.OK:
+            return False
+        self._unsent += self._minted(reply[2])
+        return True
 
     def seal(self) -> str:
         """No more is put, whoever is still there. Gives the state."""
@@ -400,6 +505,8 @@ class Ledger:
         reply = script("seal")(self.redis, self._keys, how)
         if reply[0] == Code.UNKNOWN:
             self._refuse(reply)
+        if reply[0] == Code.OK:
+            self._unsent += self._minted(reply[2])
         return _text(reply[1])
 
     def enroll(self, ticket: str, nonce: str, lease_ms: int) -> str:
@@ -415,7 +522,8 @@ class Ledger:
         self, ticket: str, nonce: str, lease_ms: int, want: int, *,
         completions: Sequence[Completion] = (), waited: bool = False, downstream_cap: int = 0, busy_us: int = 0,
     ) -> Claim:  # fmt: skip
-        """Complete the chunks in hand and claim up to `want` others; 0 gives the ticket back, -1 claims the newest.
+        """Complete the chunks in hand and claim up to `want` others; 0 gives the ticket back, -1 claims the newest, -2
+        the one for which those at the next gate wait.
 
         waited: the slot waited at the bell and was not rung for.
         busy_us: what the completions took together.
@@ -430,11 +538,53 @@ class Ledger:
         code = reply[0]
         if code == Code.OK or code == Code.NOTHING:
             flat = reply[1]
-            chunks = [Chunk(flat[at].decode(), *flat[at + 1 : at + 7]) for at in range(0, len(flat), 7)]
-            return Claim(chunks, _texts(reply[2]), _texts(reply[3]))
+            chunks = [Chunk.stored(flat[at].decode(), flat[at + 1]) for at in range(0, len(flat), 2)]
+            claim = Claim(chunks, _texts(reply[2]), _texts(reply[3]))
+            if len(reply) == 4:
+                return claim
+            position, last, wait_ms, further = reply[4]
+            return claim._replace(position=position, last=last == 1, wait_ms=wait_ms, further=self._minted(further))
         if code == Code.ENDED:
-            return Claim([], _texts(reply[2]), [], ended=_text(reply[1]))
+            further = self._minted(reply[3][3]) if len(reply) > 3 else ()
+            return Claim([], _texts(reply[2]), [], ended=_text(reply[1]), further=further)
         return Claim([], [], [], lost=True)
+
+    def emit(
+        self, ticket: str, nonce: str, chunk: Chunk, item: int, outputs: Sequence[Output], *,
+        parts: int, skip: int, way: str, completions: Sequence[Completion] = (), busy_us: int = 0,
+        cap: int = 0, downstream_cap: int = 0, force: bool = False,
+    ) -> Emitted:  # fmt: skip
+        """Send outputs of the item with this number, in the chunk that was put, before it is done.
+
+        What of its chunk was done before is complete by `completions`, under the id "root/first:item", as are chunks
+        that were in hand before it; what is behind it is ready again. The item is a chunk of its own from then on:
+        part_of(chunk, item).
+        parts, skip: chunks of outputs that were emitted before these; outputs that are emitted with these.
+        way: NEXT or SHOWN. force: whether there is room or not. cap: on this queue's tickets.
+        """
+        args: list[Any] = []
+        for completion in completions:
+            args += completion.args()
+        args.append(len(outputs))
+        for output in outputs:
+            args += output
+        reply = script("emit")(
+            self.redis, self._keys, ticket, nonce, chunk.id, item, parts, skip, way, downstream_cap, cap,
+            1 if force else 0, busy_us, len(completions), *args,
+        )  # fmt: skip
+        if reply[0] not in (Code.OK, Code.FULL):
+            return Emitted(lost=True)
+        return Emitted(
+            reply[0] == Code.FULL, False, _texts(reply[2]), _texts(reply[3]), self._minted(reply[4][3])
+        )  # fmt: skip
+
+    def _minted(self, flat: Sequence[Any]) -> list[Minted]:
+        return [Minted(self.names[flat[at] - 1], _texts(flat[at + 1])) for at in range(0, len(flat), 2)]
+
+    def take_minted(self) -> list[Minted]:
+        """The tickets that leave(), seal() and cancel() have brought about since this was asked last."""
+        minted, self._unsent = self._unsent, []
+        return minted
 
     def release(
         self, ticket: str, *, crashed: bool = False, processed: int = 0, cap: int = 0, worker: str = "", why: str = ""

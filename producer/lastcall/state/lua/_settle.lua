@@ -3,11 +3,13 @@
 local function end_queue(i, state)
   set(i, 'state', state)
   set(i, 'ended', now())
+  if get(i, 'ordered') == '1' then open_gate(i, OUT) end
+  say()
   redis.call('XADD', key(i, RESULTS), '*', 'end', state)
   redis.call('PUBLISH', key(i, RESULTS), state)
   ring(i, num(i, 'waiting'))
   ring_producers(i)
-  redis.call('UNLINK', key(i, CHUNKS), key(i, READY), key(i, DELAYED), key(i, TICKETS), key(i, HELD), key(i, LEASES))
+  redis.call('UNLINK', key(i, CHUNKS), key(i, READY), key(i, DELAYED), key(i, TICKETS), key(i, HELD), key(i, LEASES), key(i, GATE))
   set(i, 'holding', 0)
   set(i, 'waiting', 0)
   set(i, 'suspects', 0)
@@ -15,6 +17,13 @@ local function end_queue(i, state)
   save()
   for _, part in ipairs({META, PRODUCERS, RESULTS, DEAD}) do redis.call('PEXPIRE', key(i, part), num(i, 'ttl')) end
   if redis.call('HINCRBY', key(i, JOB), 'open', -1) <= 0 then redis.call('PEXPIRE', key(i, JOB), num(i, 'ttl')) end
+end
+
+-- Nothing more may come: what waited for that may be claimed now.
+local function wake(i)
+  if not get(i, 'rule') then return end
+  woken[i] = woken[i] or 0
+  ring(i, num(i, 'waiting'))
 end
 
 local function depart(i, producer, how)
@@ -25,7 +34,11 @@ local function depart(i, producer, how)
   redis.call('HSET', key(i, PRODUCERS), producer, table.concat({index, epoch, seq, items, how}, ' '))
   redis.call('ZREM', key(i, LEASES), producer)
   add(i, 'live', -1)
-  if string.sub(producer, 1, 6) == 'stage:' then add(i, 'stages', -1) end
+  if string.sub(producer, 1, 6) == 'stage:' then
+    add(i, 'stages', -1)
+    if num(i, 'stages') == 0 and get(i, 'gated') == '1' then open_gate(i, INTO) end
+    wake(i)
+  end
   if how == 'lost' then add(i, 'lost', 1) end
   return true
 end
@@ -45,6 +58,7 @@ local function settle(i)
   while i <= DEPTH do
     if get(i, 'state') == 'OPEN' and num(i, 'live') == 0 and num(i, 'come') >= num(i, 'expected') then
       set(i, 'state', 'SEALED')
+      wake(i)
     end
     if get(i, 'state') ~= 'SEALED' or num(i, 'ready') + num(i, 'leased') + num(i, 'delayed') > 0 then return end
     if num(i, 'stages') > 0 then return end  -- seal() shuts out the producers that put, not the outputs of a stage

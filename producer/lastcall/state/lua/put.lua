@@ -9,8 +9,9 @@
         | {-1 LOST} the lease was lost or taken over, or chunks are missing before the first | {-2 ENDED, state} | {-3 UNKNOWN} ]]
 --@include _queue
 --@include _bell
+--@include _rules
 --@include _mint
-load(1, 'state', 'maxsize', 'maxbytes', 'sealed', 'put', 'ready', 'bytes', 'waiting', 'holding', 'celery', 'max_workers', 'done', 'dead', 'busy')
+load(1, 'flow', 'rule', 'state', 'maxsize', 'maxbytes', 'sealed', 'put', 'ready', 'bytes', 'waiting', 'holding', 'celery', 'max_workers', 'done', 'dead', 'busy')
 local state = get(1, 'state')
 if not state then return {UNKNOWN} end
 local producer = redis.call('HGET', key(1, PRODUCERS), ARGV[1])
@@ -62,7 +63,9 @@ for at = 5, #ARGV, 2 do
     end
     local id = index .. '-' .. this
     chunks[#chunks + 1] = id
-    chunks[#chunks + 1] = pack_chunk({n, 0, 0, 0, 0}, payload)
+    local path = ''
+    if get(1, 'flow') and get(1, 'paths') == '1' then path = (items + put) .. ':' .. (items + put + n) .. ':0' end
+    chunks[#chunks + 1] = pack_chunk({n, 0, 0, 0, 0, path ~= '' and n or 0, 0, 0, path}, payload)
     ids[#ids + 1] = id
     put, bytes, seq = put + n, bytes + #payload, this
   end
@@ -75,6 +78,10 @@ for at = 1, #ids, 2000 do  -- unpack() has a limit
 end
 redis.call('HSET', key(1, PRODUCERS), ARGV[1], table.concat({index, epoch, seq, items + put, 'live'}, ' '))
 if how == 'absent' then redis.call('ZADD', key(1, LEASES), now() + num(1, 'lease'), ARGV[1]) end
+if get(1, 'flow') then
+  set(1, 'slots', ARGV[4])
+  if is_gather(1) and num(1, 'ready') == 0 then set(1, 'since', now()) end
+end
 add(1, 'put', put)
 add(1, 'ready', put)
 add(1, 'bytes', bytes)
