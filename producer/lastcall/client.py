@@ -162,7 +162,7 @@ class Client:
         workers: str | None = None, max_workers: int | None = None, producers: int | None = None,
         on_lost: str | None = None, results: str | None = None, on_error: str | None = None,
         retries: int | None = None, backoff_s: float | None = None, retry_on: RetryOn | None = None,
-        timeout: float | None = None, crash_limit: int | None = None, reopen: bool = False,
+        timeout: float | None = None, crash_limit: int | None = None, reopen: bool = False, record: str | None = None,
     ) -> StatusableQueue[Any]:  # fmt: skip
         """A queue of this name: the one that is there, if it agrees with what is said here, or a new one.
 
@@ -181,7 +181,7 @@ class Client:
         that does not end it within a second, its process is killed; a thread goes on, but its result is not taken.
         crash_limit: how often an item may kill its slot (3) before it becomes a dead letter.
         What is not said of these five is as @task(...) said of the function.
-        reopen: if it has ended, begin anew.
+        reopen: if it has ended, begin anew. record: what its job's history holds, as in run() (nothing).
         Raises FunctionMismatch, QueueMismatch, ConfigError, NotSerializable, FunctionNotAllowed.
         """
         if into is not None:
@@ -189,7 +189,7 @@ class Client:
         return make(
             self._open(), job or name, name, function=function, into=into, maxsize=maxsize, maxbytes=maxbytes,
             workers=workers, max_workers=max_workers, producers=producers, on_lost=on_lost,
-            results=results, on_error=on_error, reopen=reopen,
+            results=results, on_error=on_error, reopen=reopen, record=record,
             policy=told(
                 retries=retries, backoff_s=backoff_s, retry_on=retry_on, timeout=timeout, crash_limit=crash_limit
             ),
@@ -199,6 +199,7 @@ class Client:
         self, flow: Flow | Stage | Callable[..., Any], items: Iterable[Any] | None = None, *,
         sources: Sequence[Callable[..., Iterable[Any]]] | None = None, mode: str = AUTO, ordered: bool = True,
         on_error: str = "stop", window: int | None = None, results: str | None = None, job: str | None = None,
+        record: str = "all",
     ) -> FlowJob | SerialJob:  # fmt: skip
         """Run a flow over items, or over what producer functions give that workers run: `sources`.
 
@@ -213,6 +214,8 @@ class Client:
         window: items under way, unread results included (100,000); more are not read from the input.
         results: "once" (there until they are read), "keep" (until the job expires: what a job with an id does) or
         "discard". job: an id, of a job that is not there yet; client.job(id) has its results then.
+        record: what the job's history holds, for job.on(), `lastcall trace`, `replay` and `gantt`: "all" (also chunks'
+        arguments and results, up to 4 kB each), "times", or "failures", which are kept in any case.
         Raises ConfigError, NothingToReduce where that is known before anything runs; NotSerializable,
         FunctionNotAllowed; ServerUnreachable.
         """
@@ -229,7 +232,7 @@ class Client:
             return SerialJob(made, of_sources if items is None else items, on_error=on_error)
         running = FlowJob(
             connection, made, items, mode=mode, ordered=ordered, on_error=on_error, window=window, results=results,
-            job=job, sources=sources,
+            job=job, sources=sources, record=record,
         )  # fmt: skip
         with self._lock:
             self._feeders = [feeder for feeder in self._feeders if not feeder.fed.is_set()]

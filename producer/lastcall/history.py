@@ -30,7 +30,6 @@ if TYPE_CHECKING:
 
 _log = logging.getLogger(__name__)
 
-RECORD: Final = ("all", "times", "failures", "off")
 KINDS: Final = ("put", "started", "done", "failed", "retried", "dead", "returned", "ended")
 _PARTS: Final = ("events", "failures")
 _KEPT: Final = ("failed", "retried", "dead", "returned")  # in the second
@@ -76,7 +75,7 @@ class Event:
     said: str = ""
     entry: str = ""  # of the stream
     payload: bytes | None = None  # its items, sealed, where they were kept
-    gave: bytes | None = None  # its outcome, sealed, where it was kept
+    gave: tuple[tuple[str, bytes], ...] = ()  # results that came of its root: id, and the outcome, sealed
 
     @property
     def began_ms(self) -> float:
@@ -84,18 +83,20 @@ class Event:
         return self.ended_ms - 1000 * self.runtime_s
 
     @property
+    def root(self) -> str:
+        """The chunk that was put, of which this is one or a part."""
+        return self.chunk.partition("/")[0]
+
+    @property
     def item(self) -> str:
         """The item's id in its queue, as dead letters have it; of a chunk, its first item's."""
-        return f"{self.chunk.partition('/')[0]}#{self.first}"
+        return f"{self.root}#{self.first}"
 
-    def index_of(self, source: int) -> int | None:
-        """Which of its items comes from this one of the source; None if none does."""
+    def indices_of(self, source: int) -> list[int]:
+        """Which of its items come from this one of the source."""
         if isinstance(self.source, range):
-            return self.source.index(source) if source in self.source else None
-        for at, one in enumerate(self.source):
-            if one == source or (isinstance(one, tuple) and source in one):
-                return at
-        return None
+            return [self.source.index(source)] if source in self.source else []
+        return [at for at, one in enumerate(self.source) if one == source or (isinstance(one, tuple) and source in one)]
 
 
 class History:
@@ -125,10 +126,6 @@ class History:
                 raise UnknownJob(self.job)
         except AWAY as error:
             raise unreachable(self._connection, error) from error
-
-    def of(self, source: int) -> list[Event]:
-        """What happened to one item of the source and to what came of it."""
-        return [event for event in self.events() if event.index_of(source) is not None]
 
     def _read(self, part: str) -> Iterator[tuple[str, Fields]]:
         key, last = keys.of_job(self.job, part), "-"
@@ -260,12 +257,23 @@ def _events(job: str, entry: str, fields: Fields) -> Iterator[Event]:
             source=_source(told),
             made=told.get("made", 0), error=told.get("error", ""), traceback=told.get("traceback", ""),
             said=told.get("said", ""), payload=told.get("payload") or fields.get(f"args {queue} {chunk}".encode()),
-            gave=fields.get(f"gave {queue} {chunk}".encode()),
+            gave=_gave(fields, queue, chunk) if kind == "done" else (),
         )  # fmt: skip
+
+
+def _gave(fields: Fields, queue: str, chunk: str) -> tuple[tuple[str, bytes], ...]:
+    root = chunk.partition("/")[0]
+    begin = f"gave {queue} {root}".encode()
+    named = ((field.decode().rpartition(" ")[2], data) for field, data in fields.items() if field.startswith(begin))
+    return tuple((name, data) for name, data in named if name.partition("/")[0] == root)
 
 
 def _source(told: Mapping[str, Any]) -> range | tuple[int | tuple[int, ...], ...]:
     """A range goes as its two ends."""
     if "from" in told:
         return range(told["from"], told["from"] + told.get("items", 1))
+    path = told.get("path", "")
+    if path and "/" not in path:  # a script tells no more than the place in the order, which is that of the source here
+        first = int(path.partition(":")[0]) + told.get("first", 0)
+        return range(first, first + told.get("items", 1))
     return tuple(tuple(one) if isinstance(one, list) else one for one in told.get("source", ()))

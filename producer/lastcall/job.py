@@ -2,15 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import os
+from collections.abc import Callable, Iterator
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from lastcall import gantt
 from lastcall.errors import ConfigError, UnknownJob
+from lastcall.history import Event, History, Kind, Watch
 from lastcall.map import MAP
 from lastcall.progress import Progress
 from lastcall.queue import StatusableQueue, attach
 from lastcall.results import in_order
 from lastcall.state.ledger import Ledger, Status, queues_of
+from lastcall.trace import Trace, trace
 from lastcall.waiting import raise_for, reaching, wait_for_end
 
 if TYPE_CHECKING:
@@ -23,6 +28,7 @@ class Job:
     def __init__(self, connection: Connection, job: str) -> None:
         self.id = job
         self._connection = connection
+        self._watch: Watch | None = None
 
     def __repr__(self) -> str:
         return f"<Job {self.id}>"
@@ -81,6 +87,43 @@ class Job:
         for ledger in ledgers:
             ledger.cancel()
         return [ledger.status() for ledger in ledgers]
+
+    @property
+    def history(self) -> History:
+        """What happened to its items, as far as it was recorded: client.queue(record=), client.run(record=)."""
+        return History(self._connection, self.id)
+
+    @reaching
+    def on(self, kind: Kind, callback: Callable[[Event], object]) -> None:
+        """Have callback(event) called for each event of a kind: of those that were, and then as they come.
+
+        kind: "put", "started", "done", "failed", "retried", "dead", "returned" or "ended": see lastcall.Event. All are
+        called in one thread of the job's, in the order of the events; what one raises is logged. Raises UnknownJob;
+        ConfigError where nothing is recorded.
+        """
+        if self._watch is None:
+            if not any(ledger.meta().get("record") for ledger in self._ledgers()):
+                raise ConfigError("on()", "called on a job that is recorded", f"job {self.id}, which is not",
+                                  'make its queues with record="all", "times" or "failures"')  # fmt: skip
+            self._watch = Watch(self._connection, self.id)
+        self._watch.on(kind, callback)
+
+    @reaching
+    def trace(self, item: int | str) -> Trace:
+        """An item's way through its queues. item: its number in the input, or its id.
+
+        Raises UnknownJob, UnknownItem.
+        """
+        return trace(self._connection, self.id, item)
+
+    @reaching
+    def gantt(self, path: str | os.PathLike[str], *, title: str | None = None) -> Path:
+        """Draw what ran into a file, .svg, .png or .html: rows are slots, bars chunks, colours stages. Gives the file.
+
+        title: None for the job's id. Raises UnknownJob; ConfigError, also where matplotlib is missing.
+        """
+        stages = [ledger.name for ledger in self._ledgers()]
+        return gantt.save(self.history.events("done"), path, title=self.id if title is None else title, stages=stages)
 
     def _ledgers(self) -> list[Ledger]:
         redis = self._connection.redis

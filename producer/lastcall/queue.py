@@ -25,7 +25,7 @@ from lastcall.policy import Told, told_of
 from lastcall.producer import Producer
 from lastcall.results import Results
 from lastcall.state import keys
-from lastcall.state.ledger import ENDED, ON_ERROR, ON_LOST, RESULTS, Ledger, Spec, Status, shown, split
+from lastcall.state.ledger import ENDED, OFF, ON_ERROR, ON_LOST, RECORD, RESULTS, Ledger, Spec, Status, shown, split
 from lastcall.waiting import AWAY, raise_for, reaching, unreachable, wait_for_end
 
 if TYPE_CHECKING:
@@ -321,11 +321,12 @@ def make(
     max_workers: int | None = None, producers: int | None = None, on_lost: str | None = None,
     results: str | None = None, on_error: str | None = None, policy: Told | None = None, reopen: bool = False,
     founder: str | None = None, starter: Starter | None = None, flow: FlowOptions | None = None,
+    record: str | None = None,
 ) -> StatusableQueue[Any]:  # fmt: skip
     """Make a queue, or a handle to the one that is there; what client.queue() says.
 
     founder: the producer that makes it for itself, and takes out its lease next. flow: of a flow's queue; one that
-    makes batches has workers, but no function.
+    makes batches has workers, but no function. record: what of it is written into its job's history.
     """
     for option, value in (("maxsize", maxsize), ("maxbytes", maxbytes)):
         if value is not None:
@@ -335,6 +336,7 @@ def make(
             positive(option, value)
     for option, choice, choices in (
         ("on_lost", on_lost, ON_LOST), ("results", results, RESULTS), ("on_error", on_error, ON_ERROR),
+        ("record", record, RECORD),
     ):  # fmt: skip
         if choice is not None:
             one_of(option, choice, choices)
@@ -382,7 +384,7 @@ def make(
         function=sealed, identity=identity, celery=celery if workers is not None else None,
         maxsize=maxsize, maxbytes=maxbytes, max_workers=max_workers, on_lost=on_lost,
         results=results, on_error=on_error, expected=producers, style=style if function else None,
-        **(flow.stored if flow is not None else {}),
+        **(flow.stored if flow is not None else {}), record=None if record in (None, OFF) else record,
         **(policy or Told()).stored, founder=founder, down=into.name if into is not None else "", reopen=reopen,
     )  # fmt: skip
     names = [name, *(into._ledger.names if into is not None else ())]

@@ -5,6 +5,7 @@ Nothing is put and nothing is completed: the job does not change, but the functi
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Protocol
@@ -16,7 +17,7 @@ from lastcall.flowoptions import MANY
 from lastcall.history import Event, History
 from lastcall.payload import CALL, STAR
 from lastcall.state import keys
-from lastcall.trace import NOT_KEPT, queues_in_order, results_of, source_of, value_of
+from lastcall.trace import NOT_KEPT, find, queues_in_order, results_of, value_of
 
 if TYPE_CHECKING:
     from lastcall.connection import Connection
@@ -68,12 +69,11 @@ def replay(
     function raises. An exception of the function itself is the replay's `error`.
     """
     history = list(History(connection, job))
-    source = source_of(history, job, item)
+    way = find(history, job, item)
     names = queues_in_order(connection, job)
     if queue and queue not in names:
         raise ConfigError("queue", f"one of the job's: {', '.join(names)}", repr(queue))
-    of_it = [(event, at) for event in history if (at := event.index_of(source)) is not None]
-    of_it = [(event, at) for event, at in of_it if queue in ("", event.queue) and event.kind in (*_FAILED, "done")]
+    of_it = [(event, at) for event, at in way.events if queue in ("", event.queue) and event.kind in (*_FAILED, "done")]
     failed = [one for one in of_it if one[0].kind in _FAILED]
     for event, index in reversed(failed or of_it):
         value = value_of(connection, event, index)
@@ -89,7 +89,7 @@ def replay(
     outputs, error = _run(connection, event, index, value, run)
     return Replay(
         event, value, outputs, error,
-        None if event.kind in _FAILED else _recorded(connection, history, names, event, source), event.error,
+        None if event.kind in _FAILED else _recorded(connection, history, names, event, index), event.error,
     )  # fmt: skip
 
 
@@ -125,18 +125,23 @@ def _run(
 
 
 def _recorded(
-    connection: Connection, history: list[Event], names: list[str], event: Event, source: int
+    connection: Connection, history: list[Event], names: list[str], event: Event, index: int
 ) -> tuple[Any, ...] | None:
-    """What an item came to in a step: the results that were kept, or what the next queue was given."""
+    """What an item came to in a step: the results that were kept, or what the next queue was given of it."""
+    siblings = [at for at, one in enumerate(event.source) if one == event.source[index]] if event.source else [index]
     if event.queue == names[-1]:
-        return tuple(results_of(connection, event, source)) if event.gave is not None else None
-    following = names[names.index(event.queue) + 1]
-    given = []
-    for other in history:
-        if other.kind == "done" and other.queue == following:
-            for at, origin in enumerate(other.source):
-                if origin == source:
-                    given.append(value_of(connection, other, at))
+        found = results_of(connection, event, index)
+        return tuple(found) if event.gave and (found or len(siblings) == 1) else None
+    if len(siblings) > 1 or not event.source:
+        return None  # which of them came of it is not known
+    following, source = names[names.index(event.queue) + 1], event.source[index]
+    # The outputs of a chunk are named after it.
+    its_own = re.compile(rf"\d+-{re.escape(event.root)}(-\d+-\d+)?(\.\d+)?")
+    there = [other for other in history if other.kind == "done" and other.queue == following]
+    outputs = [other for other in there if its_own.fullmatch(other.root)]
+    given = [
+        value_of(connection, one, at) for one in outputs for at in range(len(one.source)) if one.source[at] == source
+    ]
     return tuple(given) if given and NOT_KEPT not in given else None
 
 
@@ -148,7 +153,7 @@ class _Here:
     def __init__(self, event: Event, index: int, made: str, settings: Settings) -> None:
         self.settings = settings
         self.job, self.queue, self.made = event.job, event.queue, made
-        self.item = f"{event.chunk.partition('/')[0]}#{event.first + index}"
+        self.item = f"{event.root}#{event.first + index}"
         self.attempt = max(event.attempt, 1)
 
     def help(self, ledger: Ledger) -> bool:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
 from lastcall.errors import BadEnvelope, ConfigError, NotDeserializable, UnknownItem
 from lastcall.history import Event, History
@@ -39,15 +39,15 @@ class Step:
     @property
     def item(self) -> str:
         """Its id in the queue."""
-        return f"{self.event.chunk.partition('/')[0]}#{self.event.first + self.index}"
+        return f"{self.event.root}#{self.event.first + self.index}"
 
 
 @dataclass(frozen=True, slots=True)
 class Trace:
-    """An item's way. source: its number in the input; results: what came of it, as far as they were kept."""
+    """An item's way. source: its number in the input, where it is known; results: what came of it, as far as kept."""
 
     job: str
-    source: int
+    source: int | None
     steps: tuple[Step, ...]
     results: tuple[Any, ...]
 
@@ -55,54 +55,80 @@ class Trace:
 def trace(connection: Connection, job: str, item: str | int) -> Trace:
     """An item's way through its job.
 
-    item: its number in the input, from 0; or its id in a queue, "chunk#number", as dead letters have it, with
+    item: its number in the input of a flow, from 0; or its id in a queue, "chunk#number", as dead letters have it, with
     "queue:" before it where several queues have one. Raises UnknownJob, UnknownItem, ConfigError.
     """
-    events = list(History(connection, job))
-    source = source_of(events, job, item)
-    queues = queues_in_order(connection, job)
+    way = find(list(History(connection, job)), job, item)
+    order = {name: place for place, name in enumerate(queues_in_order(connection, job))}
     steps: list[Step] = []
-    made_ms: dict[int, float] = {}  # place of a queue -> when this was put there
-    of_it = [(event, at) for event in events if (at := event.index_of(source)) is not None]
-    for event, index in of_it:
-        place = queues.index(event.queue) if event.queue in queues else len(queues)
+    there_ms: dict[int, float] = {}  # place of a queue -> since when it was there
+    results: list[Any] = []
+    for event, index in way.events:
+        place = order.get(event.queue, len(order))
         if event.kind == "put":
-            made_ms.setdefault(place, event.at_ms)
+            there_ms.setdefault(place, event.at_ms)
         if event.kind in ("put", "started", "ended"):
             continue
-        since = made_ms.get(place)
-        began = event.began_ms if event.runtime_s else None
-        waited_s = max(0.0, began - since) / 1000 if since is not None and began is not None else None
+        since = there_ms.get(place)
+        waited_s = max(0.0, event.began_ms - since) / 1000 if since is not None and event.runtime_s else None
         steps.append(Step(event, index, value_of(connection, event, index), waited_s))
         if event.kind == "done":
-            made_ms.setdefault(place + 1, event.at_ms)
-    results = [value for event, _ in of_it if event.kind == "done" for value in results_of(connection, event, source)]
-    order = {name: place for place, name in enumerate(queues)}
+            there_ms.setdefault(place + 1, event.at_ms)
+            if place == len(order) - 1:
+                results += results_of(connection, event, index)
     steps.sort(key=lambda step: (order.get(step.event.queue, len(order)), step.event.at_ms))
-    return Trace(job, source, tuple(steps), tuple(results))
+    return Trace(job, way.source, tuple(steps), tuple(results))
 
 
-def source_of(events: Sequence[Event], job: str, item: str | int) -> int:
-    """The number in the input of an item that is named in any way. Raises UnknownItem, ConfigError."""
-    if isinstance(item, int) or item.isdigit():
-        if any(event.index_of(int(item)) is not None for event in events):
-            return int(item)
+class Way(NamedTuple):
+    """The events of an item, the oldest first, each with the item's index in it. source: its number in the input, None
+    where that is not known: the job is no flow, or has several sources."""
+
+    source: int | None
+    events: list[tuple[Event, int]]
+
+
+def find(events: Sequence[Event], job: str, item: str | int) -> Way:
+    """The events of an item that is named in any way. Raises UnknownItem, ConfigError."""
+    source = int(item) if isinstance(item, int) or item.isdigit() else None
+    places: set[tuple[str, str, int]] = set()  # where it was: queue, root of the chunk, number in that
+    if source is None:
+        place = _place(events, str(item))
+        known = [event.source[at] for event in events if (at := _index(event, place)) is not None and event.source]
+        source = next((one if isinstance(one, int) else one[0] for one in known if one != ()), None)
+        places.add(place)
+    if source is not None:
+        for event in events:
+            for at in event.indices_of(source):
+                places.add((event.queue, event.root, event.first + at))
+    found = [(event, at) for event in events for at in _indices(event, places)]
+    if not found:
         raise UnknownItem(job, str(item))
-    queue, _, named = item.rpartition(":") if ":" in item.partition("#")[0] else ("", "", item)
-    root, mark, number = named.partition("#")
+    return Way(source, found)
+
+
+def _indices(event: Event, places: set[tuple[str, str, int]]) -> list[int]:
+    return sorted({at for place in places if (at := _index(event, place)) is not None})
+
+
+def _index(event: Event, place: tuple[str, str, int]) -> int | None:
+    queue, root, number = place
+    at = number - event.first
+    return at if event.queue == queue and event.root == root and event.chunk and 0 <= at < event.items else None
+
+
+def _place(events: Sequence[Event], item: str) -> tuple[str, str, int]:
+    queue, colon, named = item.partition(":")
+    root, mark, number = (named if colon else item).partition("#")
     if not mark or not number.isdigit():
         raise ConfigError("item", 'a number of the input, or an id such as "1-17#3"', repr(item))
-    found = set()
-    for event in events:
-        at = int(number) - event.first
-        if event.chunk.partition("/")[0] == root and queue in ("", event.queue) and 0 <= at < len(event.source):
-            found.add(event.source[at])
-    if not found:
-        raise UnknownItem(job, item)
-    if len(found) > 1:
-        raise ConfigError("item", "one item's id", f"{item!r}, which several queues have", 'say which: "queue:chunk#n"')
-    (one,) = found
-    return one if isinstance(one, int) else one[0]
+    if colon:
+        return queue, root, int(number)
+    queues = sorted({event.queue for event in events if event.root == root})
+    if len(queues) > 1:
+        raise ConfigError("item", "one item's id", f"{item!r}, which several queues have",
+                          f"say which: {', '.join(f'{name}:{item}' for name in queues)}")  # fmt: skip
+    return queues[0] if queues else "", root, int(number)
 
 
 def queues_in_order(connection: Connection, job: str) -> list[str]:
@@ -123,18 +149,26 @@ def value_of(connection: Connection, event: Event, index: int) -> Any:
         return error
 
 
-def results_of(connection: Connection, event: Event, source: int) -> list[Any]:
-    """What came of an item of the source in a chunk of the last queue, as far as it was kept."""
-    if event.gave is None:
-        return []
-    try:
-        outcome = open_outcome(connection.sealer, event.job, event.queue, event.chunk, event.gave)
-    except (BadEnvelope, NotDeserializable) as error:
-        return [error]
-    origins: Sequence[Any] = outcome.origins if outcome.origins is not None else event.source
-    return [
-        value
-        for at, (value, origin) in enumerate(zip(outcome.values, origins, strict=False))
-        if at not in outcome.errors and at not in outcome.later
-        and (origin == source or (isinstance(origin, tuple | list) and source in origin))
-    ]  # fmt: skip
+def results_of(connection: Connection, event: Event, index: int) -> list[Any]:
+    """What came of an item of a chunk of the last queue, as far as it was kept, and can be told from its siblings'."""
+    results: list[Any] = []
+    for name, data in event.gave:
+        try:
+            outcome = open_outcome(connection.sealer, event.job, event.queue, name, data)
+        except (BadEnvelope, NotDeserializable) as error:
+            return [error]
+        good = [at for at in range(len(outcome.values)) if at not in outcome.errors and at not in outcome.later]
+        if outcome.origins is not None and event.source:
+            source = event.source[index]
+            mine = [outcome.values[at] for at in good if _same(outcome.origins[at], source)]
+            siblings = [at for at in range(len(event.source)) if event.source[at] == source]
+            if len(siblings) > 1:
+                mine = mine[siblings.index(index) :][:1] if len(mine) == len(siblings) else []
+            results += mine
+        elif outcome.origins is None and index in good:
+            results.append(outcome.values[index])
+    return results
+
+
+def _same(origin: Any, source: Any) -> bool:
+    return bool(origin == source or (isinstance(origin, list | tuple) and tuple(origin) == source))

@@ -50,6 +50,7 @@ from lastcall.waiting import AWAY
 from lastcall_worker import gather, limits, outputs, starters
 from lastcall_worker.emission import Emission, many
 from lastcall_worker.monitored import Monitored
+from lastcall_worker.notes import notes_of
 from lastcall_worker.station import Station, TicketOver, Work
 from lastcall_worker.station import station as a_station
 
@@ -417,7 +418,20 @@ class Slot:
     ) -> Completion:  # fmt: skip
         """What a chunk came to, out of values, and errors and delays before another attempt by index."""
         if work.flow:
-            return outputs.pack(self, work, chunk, values, errors, again, busy_us)
+            completion = outputs.pack(self, work, chunk, values, errors, again, busy_us)
+        else:
+            completion = self._pack(work, chunk, values, errors, again, busy_us)
+        if work.record:
+            made = sum(len(parts) for parts in values if parts) if work.style == MANY else len(values) - len(errors)
+            alone = self._alone(work, chunk, list(errors)) if errors else {}
+            origins = outputs.origins_of(self, chunk, range(chunk.items))
+            completion.notes = notes_of(self, work, chunk, origins, made, errors, again, alone, busy_us)
+        return completion
+
+    def _pack(
+        self, work: Work, chunk: Chunk, values: list[Any], errors: dict[int, PackedError], again: dict[int, int],
+        busy_us: int,
+    ) -> Completion:  # fmt: skip
         station, ledger = self.station, work.ledger
         sealer = station.sealer
         last = len(ledger.names) == 1

@@ -55,6 +55,7 @@ class Work:
     flow: bool = False  # whether it is a flow's, which these are for
     gather: str = ""
     fold: Callable[[Any, Any], Any] | None = None
+    record: str = ""  # what is written into the job's history
 
 
 class Station:
@@ -116,6 +117,7 @@ class Station:
             meta["results"].decode(), meta["on_error"].decode(),
             meta.get("down_index", b"").decode(), meta.get("down_celery", b"").decode(), Policy.stored(meta),
             int(meta["max_workers"]), starter, "flow" in meta, gather, fold,
+            meta.get("record", b"").decode(),
         )  # fmt: skip
         if len(self._works) > 1000:
             self._works.clear()

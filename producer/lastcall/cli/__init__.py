@@ -11,7 +11,9 @@ import click
 from lastcall.errors import LastcallError
 from lastcall.version import __version__
 
-COMMANDS = ("map", "demo", "worker", "flower", "status", "cancel", "dead", "secrets")
+COMMANDS = (
+    "demo", "worker", "flower", "map", "status", "cancel", "dead", "trace", "replay", "gantt", "secrets",
+)  # fmt: skip
 
 
 class _Commands(click.Group):

@@ -44,8 +44,9 @@ def command(job: str, item: str, as_json: bool) -> None:
 
 
 def _table(found: Trace) -> Table:
+    title = f"item {'' if found.source is None else found.source} of {found.job}"
     table = Table("queue", "item", "what", "attempt", "waited", "ran", "where", "value", "error",
-                  title=f"item {found.source} of {found.job}", title_justify="left")  # fmt: skip
+                  title=title, title_justify="left")  # fmt: skip
     for step in found.steps:
         event = step.event
         table.add_row(

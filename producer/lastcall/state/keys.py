@@ -1,6 +1,6 @@
 """Every Redis key that lastcall uses, with its type and what it holds.
 
-The keys of one job share a hash tag, so that one script may touch all of them. A queue's fifteen keys
+The keys of one job share a hash tag, so that one script may touch all of them. A queue's sixteen keys
 always travel in the order of `queue()`; a script that may end a queue gets those of each queue downstream
 of it as well, in the same order (`chain()`). The number in the prefix is the version of the ledger's format:
 two versions never read each other's keys.
@@ -27,9 +27,10 @@ PARTS = (
     "bell",  # LIST    one token a waiting slot or consumer that shall look again
     "room",  # LIST    (of the job) one token a blocked producer that shall try again
     "job",  # HASH    (of the job) its queues, how many are open, how many producers are blocked
-    "events",  # STREAM  (of the job) not used yet
+    "events",  # STREAM  (of the job) what happened: history.py; the oldest go first
+    "failures",  # STREAM  (of the job) what failed, was tried again, given up or returned, kept whole
 )
-_OF_THE_JOB = {"room", "job", "events"}
+_OF_THE_JOB = {"room", "job", "events", "failures"}
 
 
 def of_job(job: str, part: str) -> str:

@@ -7,9 +7,12 @@ completed by `next`, and come back by `release` or, when their ticket falls sile
 from __future__ import annotations
 
 import struct
+import time
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, NamedTuple, NoReturn
+
+import msgpack
 
 from lastcall.errors import LeaseLost, QueueFinished, QueueMismatch, UnknownJob
 from lastcall.state import keys
@@ -22,6 +25,8 @@ ENDED = ("DRAINED", "INCOMPLETE", "CANCELLED")
 RESULTS = ("keep", "once", "discard")
 ON_LOST = ("fail", "wait", "ignore")
 ON_ERROR = ("dead", "return")
+RECORD = ("all", "times", "failures", "off")
+OFF = "off"
 
 
 def address(job: str, name: str) -> str:
@@ -121,6 +126,22 @@ class Again(NamedTuple):
     losses: int = 0
 
 
+class Note(NamedTuple):
+    """What happened, for the job's history: "done" of a chunk, or "failed", "retried" or "dead" of an item of it.
+
+    ended: when, by time.perf_counter(). told: as history.Event has it, plain.
+    """
+
+    kind: str
+    id: str
+    ended: float
+    told: dict[str, Any]
+
+    def args(self) -> tuple[str, str, bytes]:
+        ago_us = int((time.perf_counter() - self.ended) * 1e6)
+        return self.kind, self.id, msgpack.packb({**self.told, "ago": ago_us}, default=str)
+
+
 class Segment(NamedTuple):
     """What items of a flow's chunk came to, those from `first` to before `past`, as numbered in the chunk that was put.
 
@@ -155,6 +176,7 @@ class Completion:
     letters: Sequence[tuple[str, bytes]] = ()
     segments: Sequence[Segment] = ()
     rest: int = 0
+    notes: Sequence[Note] = ()
 
     def args(self) -> list[Any]:
         args: list[Any] = [self.chunk, self.done, self.dead, self.outcome, len(self.outputs)]
@@ -171,7 +193,9 @@ class Completion:
             args += (first, past, way, len(parts))
             for part in parts:
                 args += part
-        args.append(self.rest)
+        args += (self.rest, len(self.notes))
+        for note in self.notes:
+            args += note.args()
         return args
 
 
@@ -264,6 +288,7 @@ class Spec:
     barrier: int | None = None
     gather: str | None = None
     rate: str | None = None  # items a second
+    record: str | None = None  # what its history holds: history.py
 
 
 # Spec's fields as the ledger calls them, with the values of a queue that does not say; None: it does not have them.
@@ -287,7 +312,10 @@ _FIELDS: dict[str, tuple[str, Any]] = {
     "crash_limit": ("crash_limit", 3),
     "founder": ("founder", ""),
     "style": ("style", "item"),
-    **{option: (option, None) for option in ("flow", "paths", "gated", "ordered", "barrier", "gather", "rate")},
+    **{
+        option: (option, None)
+        for option in ("flow", "paths", "gated", "ordered", "barrier", "gather", "rate", "record")
+    },
 }
 
 

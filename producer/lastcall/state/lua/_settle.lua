@@ -3,6 +3,7 @@
 local function end_queue(i, state)
   set(i, 'state', state)
   set(i, 'ended', now())
+  note(i, 'ended', '', {said = state, items = num(i, 'put')})
   if get(i, 'ordered') == '1' then open_gate(i, OUT) end
   say()
   redis.call('XADD', key(i, RESULTS), '*', 'end', state)
@@ -16,7 +17,10 @@ local function end_queue(i, state)
   set(i, 'alone', '')
   save()
   for _, part in ipairs({META, PRODUCERS, RESULTS, DEAD}) do redis.call('PEXPIRE', key(i, part), num(i, 'ttl')) end
-  if redis.call('HINCRBY', key(i, JOB), 'open', -1) <= 0 then redis.call('PEXPIRE', key(i, JOB), num(i, 'ttl')) end
+  if redis.call('HINCRBY', key(i, JOB), 'open', -1) <= 0 then
+    redis.call('PEXPIRE', key(i, JOB), num(i, 'ttl'))
+    forget_after = num(i, 'ttl')
+  end
 end
 
 -- Nothing more may come: what waited for that may be claimed now.

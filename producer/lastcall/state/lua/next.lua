@@ -8,7 +8,7 @@
   ARGV[8] number of completions, then for each: chunk id, items done, items dead, outcome or "", outputs n, n x (chunk id, items, payload), retries n,
     n x (index, raises, delay in ms, payload, crashes, losses), dead letters n, n x (item, record), segments n, n x (first item, the one behind
     its last, "n" for the queue downstream, "r" for results of the last, "s" for this queue again, "e" for an error, parts n, n x (id, items, data)),
-    items that are left over (_complete.lua)
+    items that are left over, notes n, n x (kind, id, msgpack map) for the history (_complete.lua)
   Returns {1 OK, {chunk id, header and payload, ...}, downstream tickets to send, {}, more}
         | {0 NOTHING, {}, downstream tickets to send, tickets of this queue to send, more} nothing may be claimed, or it leaves
         | {-1 LOST} the ticket is not valid any more: what it completes is discarded
@@ -18,6 +18,7 @@
   A ticket that already holds chunks is given those again. ]]
 --@include _queue
 --@include _bell
+--@include _history
 --@include _path
 --@include _gate
 --@include _rules
@@ -28,7 +29,7 @@
 --@include _choose
 local ticket, nonce, want = ARGV[1], ARGV[2], math.min(math.abs(ARGV[4]), 1000)
 local newest, in_turn = ARGV[4] == '-1', ARGV[4] == '-2'
-load(1, 'flow', 'rule', 'gather', 'state', 'ready', 'leased', 'delayed', 'holding', 'waiting', 'done', 'dead', 'bytes', 'busy', 'results', 'bounded',
+load(1, 'flow', 'record', 'rule', 'gather', 'state', 'ready', 'leased', 'delayed', 'holding', 'waiting', 'done', 'dead', 'bytes', 'busy', 'results', 'bounded',
   'alone', 'suspects', 'patience')
 local state = get(1, 'state')
 if not state then return {UNKNOWN} end
@@ -116,6 +117,11 @@ if #ids > 0 then
     record[#record + 1] = id .. ' ' .. n .. ' ' .. (#values[at] - counts[PAYLOAD] + 1)
     if not hand[id] then
       claimed = claimed + n
+      if is_recorded(1) then
+        local told = told_of(counts)
+        told.ticket = ticket
+        note(1, 'started', id, told)
+      end
       if is_suspect(1, counts) then
         add(1, 'suspects', -1)
         set(1, 'alone', ticket)
