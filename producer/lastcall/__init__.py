@@ -1,13 +1,23 @@
 """lastcall: submit work and hold queues. Start at queue.py; the Redis side is state/.
 
 client.py is where programs come in: Client.map (map.py), submit (calls.py), queue (queue.py with producer.py and
-consumer.py), job (job.py), progress.py; pool.py (poolwork.py, asyncresult.py) is multiprocessing's pools on it,
-executor.py concurrent.futures' interface. What they travel in: envelope.py, payload.py, functions.py, outcome.py. What
-keeps them alive: heart.py, reaper.py, registry.py, waiting.py. The private cluster: local.py, guardian.py. The
-commands: cli/.
+consumer.py), job (job.py), progress.py. On it stand pool.py (poolwork.py, asyncresult.py), multiprocessing's pools;
+executor.py, concurrent.futures' interface; joblib.py, joblib's backend. Celery's tasks are functions by celerytask.py;
+URLs are told of ends by notify.py. What functions keep and share: resource.py, slotlocal.py (place.py), shared/. What
+they travel in: envelope.py, payload.py, functions.py, outcome.py, and beside it parcel.py and aside.py. What keeps them
+alive: heart.py, reaper.py, registry.py, waiting.py. The private cluster: local.py, guardian.py. The commands: cli/.
 """
 
 from lastcall import errors
+from lastcall.aio import (
+    AsyncClient,
+    AsyncConsumer,
+    AsyncJob,
+    AsyncMapResults,
+    AsyncProducer,
+    AsyncQueue,
+    AsyncResults,
+)
 from lastcall.client import Client
 from lastcall.consumer import Consumer
 from lastcall.current import current
@@ -17,16 +27,28 @@ from lastcall.flowjob import FlowJob
 from lastcall.job import Job
 from lastcall.letters import DeadLetter
 from lastcall.map import Failure
+from lastcall.notify import secret as notification_secret
+from lastcall.notify import verify_notification
 from lastcall.pool import Pool, ThreadPool
 from lastcall.producer import Producer
 from lastcall.progress import Progress
 from lastcall.queue import StatusableQueue
+from lastcall.resource import resource
 from lastcall.settings import Settings
+from lastcall.shared.manager import Manager
+from lastcall.slotlocal import local
 from lastcall.state.ledger import Status
 from lastcall.task import task
 from lastcall.version import __version__
 
 __all__ = [
+    "AsyncClient",
+    "AsyncConsumer",
+    "AsyncJob",
+    "AsyncMapResults",
+    "AsyncProducer",
+    "AsyncQueue",
+    "AsyncResults",
     "Client",
     "Consumer",
     "DeadLetter",
@@ -35,6 +57,7 @@ __all__ = [
     "Flow",
     "FlowJob",
     "Job",
+    "Manager",
     "Pool",
     "Producer",
     "Progress",
@@ -49,7 +72,11 @@ __all__ = [
     "errors",
     "fan_out",
     "filter",
+    "local",
+    "notification_secret",
     "reduce",
+    "resource",
     "stage",
     "task",
+    "verify_notification",
 ]

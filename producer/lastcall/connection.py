@@ -20,6 +20,7 @@ from lastcall.envelope import Sealer
 from lastcall.errors import ServerOutOfMemory, ServerReadOnly, ServerUnreachable
 from lastcall.heart import Heart
 from lastcall.registry import Registry
+from lastcall.shared.permits import Permits
 from lastcall.state import keys
 from lastcall.state.ledger import Ledger
 from lastcall.tickets import TicketSender
@@ -54,6 +55,7 @@ class Connection:
         assert broker is not None  # connect() has refused settings without a server
         self.tickets = TicketSender(broker)
         self.heart = Heart(self)
+        self.permits = Permits()
         self._has_sent = False
         self._slots: dict[str, int] = {}  # as last known
         self._none_seen = float("-inf")

@@ -17,7 +17,7 @@ from lastcall.current import HELP_S, help_with, running
 from lastcall.errors import BadEnvelope, ConfigError, Empty, LeaseLost
 from lastcall.payload import open_items
 from lastcall.state.ledger import Completion
-from lastcall.waiting import AWAY, Deadline, Outage, describe, raise_for, unreachable
+from lastcall.waiting import AWAY, Deadline, Outage, describe, raise_for, unreachable, warn_of_loop
 
 if TYPE_CHECKING:
     from lastcall.connection import Connection
@@ -80,6 +80,7 @@ class Consumer(Generic[T]):
             return self._items[self._at - 1]
         if os.getpid() != self._pid:
             raise ConfigError("a consumer", "used in the process that made it", "a fork of it", "make one there")
+        warn_of_loop()
         deadline = Deadline(timeout)
         while True:
             try:

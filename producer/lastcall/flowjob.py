@@ -147,7 +147,7 @@ class FlowJob(Job):
             self._look_for_errors(deadline)
         while True:
             try:
-                statuses = wait_for_end(self._connection, self._ledgers(), deadline.left(_LOOK_S))
+                statuses = wait_for_end(self._connection, self.ledgers(), deadline.left(_LOOK_S))
                 break
             except WaitTimeout:
                 if deadline.passed:

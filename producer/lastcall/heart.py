@@ -47,6 +47,7 @@ class Heart:
     def __init__(self, connection: Connection) -> None:
         self._connection = connection
         self._held: dict[str, _Held] = {}
+        self._kept: dict[bytes, Callable[[], None]] = {}  # what else beats with it
         # Re-entrant: the garbage collector may let go of a map while this is held.
         self._lock = threading.RLock()
         self._wake = threading.Event()
@@ -103,10 +104,22 @@ class Heart:
         finally:
             self.unwatch(ledger)
 
+    def keep(self, key: bytes, beat: Callable[[], None]) -> None:
+        """Call this at each beat, from now on. It may raise where the server is away."""
+        with self._lock:
+            self._kept[key] = beat
+            self._beat_on()
+
+    def let_go(self, key: bytes) -> None:
+        """The end of a keep()."""
+        with self._lock:
+            self._kept.pop(key, None)
+
     def stop(self) -> None:
         """Renew nothing any more."""
         with self._lock:
             self._held.clear()
+            self._kept.clear()
             thread, self._thread = self._thread, None
             self._wake.set()
         if thread is not None and thread is not threading.current_thread():
@@ -132,13 +145,13 @@ class Heart:
             with self._lock:
                 for address in [address for address, held in self._held.items() if held.idle]:
                     del self._held[address]
-                beat = list(self._held.values())
-                if not beat:
+                beat, kept = list(self._held.values()), list(self._kept.values())
+                if not beat and not kept:
                     if self._thread is threading.current_thread():
                         self._thread = None
                     return
             # All leases first: reaping takes longer, and may wait for a broker that is away.
-            failed = [*map(self._renew, beat), *map(self._reap, beat)]
+            failed = [*map(self._renew, beat), *map(_call, kept), *map(self._reap, beat)]
             errors = [error for error in failed if error is not None]
             if errors and not away:
                 # It comes back, or the leases run out there: either way this thread goes on.
@@ -174,3 +187,11 @@ class Heart:
         except (RedisError, LastcallError, OSError) as error:
             return error
         return None
+
+
+def _call(beat: Callable[[], None]) -> Exception | None:
+    try:
+        beat()
+    except (RedisError, LastcallError, OSError) as error:
+        return error
+    return None

@@ -37,12 +37,12 @@ class Job:
     @reaching
     def queues(self) -> list[StatusableQueue[Any]]:
         """Its queues, upstream before downstream. Raises UnknownJob."""
-        return [attach(self._connection.settings, ledger.address) for ledger in self._ledgers()]
+        return [attach(self._connection.settings, ledger.address) for ledger in self.ledgers()]
 
     @reaching
     def status(self) -> list[Status]:
         """One moment of each of its queues, upstream before downstream. Raises UnknownJob."""
-        return [ledger.status() for ledger in self._ledgers()]
+        return [ledger.status() for ledger in self.ledgers()]
 
     def results(self, *, timeout: float | None = None, cursor: str = "", ordered: bool = False) -> Iterator[Any]:
         """The results of its last queue, as they come, from the start or from a cursor: see StatusableQueue.results().
@@ -67,7 +67,7 @@ class Job:
 
         Raises what went wrong, the first queue first: ProducerLost, QueueCancelled, DeadLetters; NoWorker; WaitTimeout.
         """
-        statuses = wait_for_end(self._connection, self._ledgers(), timeout)
+        statuses = wait_for_end(self._connection, self.ledgers(), timeout)
         for status in statuses:
             raise_for(status)
         return statuses
@@ -83,7 +83,7 @@ class Job:
     @reaching
     def cancel(self) -> list[Status]:
         """Drop what is waiting in all its queues and refuse what is running."""
-        ledgers = self._ledgers()
+        ledgers = self.ledgers()
         for ledger in ledgers:
             ledger.cancel()
         return [ledger.status() for ledger in ledgers]
@@ -102,7 +102,7 @@ class Job:
         ConfigError where nothing is recorded.
         """
         if self._watch is None:
-            if not any(ledger.meta().get("record") for ledger in self._ledgers()):
+            if not any(ledger.meta().get("record") for ledger in self.ledgers()):
                 raise ConfigError("on()", "called on a job that is recorded", f"job {self.id}, which is not",
                                   'make its queues with record="all", "times" or "failures"')  # fmt: skip
             self._watch = Watch(self._connection, self.id)
@@ -122,10 +122,11 @@ class Job:
 
         title: None for the job's id. Raises UnknownJob; ConfigError, also where matplotlib is missing.
         """
-        stages = [ledger.name for ledger in self._ledgers()]
+        stages = [ledger.name for ledger in self.ledgers()]
         return gantt.save(self.history.events("done"), path, title=self.id if title is None else title, stages=stages)
 
-    def _ledgers(self) -> list[Ledger]:
+    def ledgers(self) -> list[Ledger]:
+        """Its queues' ledgers, upstream before downstream. Raises UnknownJob."""
         redis = self._connection.redis
         ledgers = []
         for name in queues_of(redis, self.id):

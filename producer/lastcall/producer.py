@@ -28,10 +28,11 @@ from lastcall.errors import (
     WaitTimeout,
 )
 from lastcall.payload import seal_dumped
-from lastcall.waiting import AWAY, Deadline, Outage, Patience
+from lastcall.waiting import AWAY, Deadline, Outage, Patience, warn_of_loop
 
 if TYPE_CHECKING:
     from lastcall.connection import Connection
+    from lastcall.parcel import Parcel
     from lastcall.state.ledger import Lease, Ledger
 
 T = TypeVar("T")
@@ -122,15 +123,21 @@ class Producer(Generic[T]):
         """
         self.put_dumped(self.dump(item), timeout=timeout)
 
+    @property
+    def is_full(self) -> bool:
+        """Whether put() would block now."""
+        with self._lock:
+            return not self._fits()
+
     def put_many(self, items: Iterable[T]) -> None:
         """Add items, one after the other, as put() does."""
         for item in items:
             self.put(item)
 
-    def dump(self, item: object) -> bytes:
-        """Serialize an item. Raises NotSerializable, ItemTooLarge."""
+    def dump(self, item: object, parcel: Parcel | None = None) -> bytes:
+        """Serialize an item. parcel: takes its large buffers. Raises NotSerializable, ItemTooLarge."""
         try:
-            dumped = self._connection.sealer.dump(item)
+            dumped = self._connection.sealer.dump(item, parcel)
         except NotSerializable as error:
             raise NotSerializable("item", self._put_so_far(), error.type_name, error.reason) from error
         if len(dumped) > self._limit:
@@ -277,6 +284,7 @@ class Producer(Generic[T]):
 
     def _wait(self, deadline: Deadline) -> None:
         """Until something has moved; a worker's function does meanwhile what makes room."""
+        warn_of_loop()
         if not running.get():
             self._moved.wait(deadline.left(_LONG_S))
         elif not self._moved.wait(deadline.left(HELP_S)):
@@ -409,8 +417,11 @@ class Producer(Generic[T]):
         return put.full
 
     def _wait_for_room(self) -> None:
-        if self._connection.asking.blpop([self._ledger.room_key], timeout=_ROOM_S):
-            return
+        if not self._connection.asking.blpop([self._ledger.room_key], timeout=_ROOM_S):
+            self._look_for_workers()
+
+    def _look_for_workers(self) -> None:
+        """There is no room: is anybody there to make some?"""
         alone = None
         try:
             self._patience.look(self._ledger.status())

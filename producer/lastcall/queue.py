@@ -13,14 +13,17 @@ import uuid
 from collections.abc import Callable, Iterator, Sequence
 from typing import TYPE_CHECKING, Any, Generic, TypeVar
 
-from lastcall import functions
+from lastcall import celerytask, functions
+from lastcall import notify as notifications
+from lastcall.aside import parcel, put
 from lastcall.checks import bound, one_of, plain_name, positive, seconds
 from lastcall.connection import Connection
 from lastcall.consumer import Consumer
+from lastcall.coroutine import check_concurrency
 from lastcall.errors import ConfigError, FunctionMismatch, QueueHasFunction, QueueMismatch, UnknownJob, UnknownLetter
 from lastcall.flowoptions import MANY, FlowOptions
 from lastcall.letters import DeadLetter, read_letter
-from lastcall.payload import ITEM, STARTED
+from lastcall.payload import CALL, ITEM, STARTED
 from lastcall.policy import Told, told_of
 from lastcall.producer import Producer
 from lastcall.results import Results
@@ -63,6 +66,7 @@ class StatusableQueue(Generic[T]):
         self.function_name = meta["identity"].decode()
         self._results = meta["results"].decode()
         self._on_error = meta["on_error"].decode()
+        self._beside: tuple[bytes, ...] = ()  # what lies aside for its function, where this made it
 
     def __repr__(self) -> str:
         return f"<StatusableQueue {self._own_ledger.shown}>"
@@ -73,11 +77,14 @@ class StatusableQueue(Generic[T]):
     # Putting
 
     @reaching
-    def producer(self, name: str | None = None, *, chunk_items: int | None = None) -> Producer[T]:
+    def producer(
+        self, name: str | None = None, *, chunk_items: int | None = None, kind: type[Producer[T]] = Producer
+    ) -> Producer[T]:
         """Take out a producer's lease: one live producer more, until its `with` block is left.
 
         name: the same again for one that comes back, to go on where it was; a token for one that was announced by
         producer_token(); None makes one up. chunk_items: items that travel together; None finds it by measuring.
+        kind: for subclasses.
         Raises QueueFinished, ConfigError.
         """
         if name is not None:
@@ -88,7 +95,7 @@ class StatusableQueue(Generic[T]):
             positive("chunk_items", chunk_items)
         name = name or f"{socket.gethostname()}-{uuid.uuid4().hex[:12]}"
         lease = self._ledger.join(name)
-        return Producer(
+        return kind(
             self._connection, self._ledger, self.workers, name, lease,
             maxsize=self.maxsize, maxbytes=self._maxbytes, chunk_items=chunk_items,
         )  # fmt: skip
@@ -136,6 +143,13 @@ class StatusableQueue(Generic[T]):
         QueueCancelled, NoWorker, WaitTimeout, BadEnvelope; ConfigError if it has no function, keeps
         no results, or puts them into another queue.
         """
+        once, returns_errors = self.check_results(cursor)
+        return Results(
+            self._connection, self._ledger, once=once, returns_errors=returns_errors, timeout=timeout, cursor=cursor
+        )
+
+    def check_results(self, cursor: str) -> tuple[bool, bool]:
+        """Whether results can be read once only, and whether exceptions are among them. Raises ConfigError."""
         ledger = self._ledger
         if not self.function_name:
             raise ConfigError("results()", "called on a queue with a function", "one without",
@@ -149,10 +163,7 @@ class StatusableQueue(Generic[T]):
                               "read the results of that")  # fmt: skip
         if cursor and not _CURSOR.fullmatch(cursor):
             raise ConfigError("cursor", "the cursor of results that were read before", repr(cursor))
-        return Results(
-            self._connection, ledger, once=self._results == "once", returns_errors=self._on_error == "return",
-            timeout=timeout, cursor=cursor,
-        )  # fmt: skip
+        return self._results == "once", self._on_error == "return"
 
     # Looking
 
@@ -320,8 +331,8 @@ def make(
     maxsize: int | None = None, maxbytes: int | None = None, workers: str | None = None,
     max_workers: int | None = None, producers: int | None = None, on_lost: str | None = None,
     results: str | None = None, on_error: str | None = None, policy: Told | None = None, reopen: bool = False,
-    founder: str | None = None, starter: Starter | None = None, flow: FlowOptions | None = None,
-    record: str | None = None,
+    founder: str | None = None, starter: Starter | None = None, notify: str | None = None,
+    flow: FlowOptions | None = None, record: str | None = None,
 ) -> StatusableQueue[Any]:  # fmt: skip
     """Make a queue, or a handle to the one that is there; what client.queue() says.
 
@@ -357,8 +368,10 @@ def make(
         )
     if flow is not None and flow.gather:
         max_workers = 1
+    if notify is not None:
+        notifications.check(connection, notify)
     sealer = connection.sealer
-    identity, sealed, celery = None, None, None
+    identity, sealed, celery, beside = None, None, None, None
     if batches:
         identity, sealed, celery = flow.gather, b"", workers or "cpu"  # type: ignore[union-attr]
     elif function is not None:
@@ -373,8 +386,11 @@ def make(
             identity += f", folded by {fold.identity}" if fold is not None else ""
         if starter is not None:
             wire, identity = (*wire, starter), identity + STARTED
-        sealed = sealer.seal(wire, job, name, "function")
-        celery = workers or "cpu"
+        beside = parcel(connection, job)
+        sealed = sealer.seal(wire, job, name, "function", parcel=beside)
+        if style != CALL:
+            check_concurrency(function, policy or Told())
+        celery = workers or celerytask.workers_of(function)
     if celery is not None:
         plain_name("workers", celery)
         connection.ensure_workers(celery)
@@ -385,7 +401,9 @@ def make(
         maxsize=maxsize, maxbytes=maxbytes, max_workers=max_workers, on_lost=on_lost,
         results=results, on_error=on_error, expected=producers, style=style if function else None,
         **(flow.stored if flow is not None else {}), record=None if record in (None, OFF) else record,
-        **(policy or Told()).stored, founder=founder, down=into.name if into is not None else "", reopen=reopen,
+        **(policy or Told()).stored, founder=founder,
+        notify=None if notify is None else notifications.seal_url(connection, job, name, notify),
+        down=into.name if into is not None else "", reopen=reopen,
     )  # fmt: skip
     names = [name, *(into._ledger.names if into is not None else ())]
     ledger = Ledger(connection.redis, job, names)
@@ -404,6 +422,9 @@ def make(
         if error.option == "identity":
             none = "no function"
             raise FunctionMismatch(error.queue, error.expected or none, error.got or none) from None
+        if error.option == "notify":
+            there = "another URL" if error.expected else "nobody who is told"
+            raise QueueMismatch(error.queue, "notify", there, "this URL") from None
         said = _SAID.get(error.option, error.option)
         raise QueueMismatch(error.queue, said, error.expected, error.got) from None
     if state not in ENDED:
@@ -411,7 +432,12 @@ def make(
     if into is None:
         # It may be one that was made with a queue downstream, by another.
         ledger = Ledger.open(connection.redis, job, name)
+    contents = {} if beside is None or state in ENDED else beside.contents
+    for digest, raw in contents.items():  # before anybody can put: what slots run the items through is whole then
+        if not ledger.has_aside(digest):
+            put(connection, ledger, digest, raw)
     queue: StatusableQueue[Any] = StatusableQueue(connection, ledger)
+    queue._beside = tuple(contents)
     if queue.workers:
         connection.ensure_workers(queue.workers)
     return queue

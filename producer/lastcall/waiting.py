@@ -6,10 +6,12 @@ connection may have missed.
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 import functools
 import logging
 import time
+import warnings
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Concatenate, Final, ParamSpec, Protocol, TypeVar
 
@@ -81,6 +83,13 @@ def unreachable(connection: Connection, error: Exception) -> ServerUnreachable |
             return ServerOutOfMemory(url, reason)
         reason = f"it answered {reason!r}"
     return ServerUnreachable(url, reason)
+
+
+def warn_of_loop() -> None:
+    """Warn where a wait begins that blocks an event loop, and with it all that run there."""
+    if asyncio._get_running_loop() is not None:
+        what = "this wait of lastcall blocks the event loop that it is called in: use AsyncClient"
+        warnings.warn(what, RuntimeWarning, stacklevel=4)
 
 
 class Outage:
@@ -220,6 +229,7 @@ def wait_for_end(connection: Connection, ledgers: Sequence[Ledger], timeout_s: f
 
     timeout_s: None waits for as long as it takes. Raises WaitTimeout, NoWorker, UnknownJob, ServerUnreachable.
     """
+    warn_of_loop()
     deadline, outage = Deadline(timeout_s), Outage(connection)
     patience = {ledger.address: Patience(connection) for ledger in ledgers}
     ended: dict[str, Status] = {}

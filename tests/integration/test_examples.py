@@ -62,6 +62,16 @@ def test_pools(cluster: Cluster, private: bool) -> None:
     ]
 
 
+def test_kettle() -> None:
+    assert run("kettle.py") == [
+        "stood there: 1 l of tea",
+        "looked: 2 l of tea",
+        "called: 3 l of tea",
+        "awaited: ['1 l of tea', '2 l of tea']",
+        "told: kettles DRAINED 3",
+    ]
+
+
 @pytest.mark.parametrize("way", ["sentinels", "joinable", "statusable"])
 def test_three_ways(cluster: Cluster, way: str) -> None:
     lines = run(f"three_ways/{way}.py", cluster)
@@ -70,7 +80,8 @@ def test_three_ways(cluster: Cluster, way: str) -> None:
 
 def test_every_example_is_run_here() -> None:
     assert {str(path.relative_to(EXAMPLES)) for path in EXAMPLES.rglob("*.py")} == {
-        "buns.py", "pools.py", "three_ways/sentinels.py", "three_ways/joinable.py", "three_ways/statusable.py",
+        "buns.py", "kettle.py", "pools.py",
+        "three_ways/sentinels.py", "three_ways/joinable.py", "three_ways/statusable.py",
     }  # fmt: skip
 
 
@@ -78,6 +89,7 @@ PROGRAMS = re.findall(r"```python\n(.*?)```", (ROOT / "README.md").read_text(enc
 PRINTED = (
     [str(sum(n * n for n in range(1_000_000))), "144", "100", "9801"],
     ["bun", "mantou"],
+    ["144", str(sum(n * n for n in range(1_000)))],
     [
         "order 1 by 1-1#0",
         "['order 2 by 1-1#0']",
@@ -86,13 +98,37 @@ PRINTED = (
     ],
     [str(list(range(10))), "[6, 20]", "42", "42", "0", "1", "2"],
     [str([n**3 for n in range(10)]), "729"],
+    ["[0.96666667 0.96666667 0.96666667 0.93333333 1.        ]"],
 )
+
+
+SHARED = re.findall(r"```python\n(.*?)```", (ROOT / "docs" / "shared.md").read_text(encoding="utf-8"), re.DOTALL)
+
+
+@pytest.mark.parametrize(
+    ("program", "printed"), list(zip(SHARED, (["True"], ["[1, 2, 3, 4, 5] 5", "True"]), strict=True))
+)
+def test_the_programs_about_state_do_what_they_say(
+    cluster: Cluster, tmp_path: Path, program: str, printed: list[str]
+) -> None:
+    script = tmp_path / "program.py"
+    script.write_text(program, encoding="utf-8")
+    assert run(str(script), cluster) == printed
+
+
+def test_the_program_in_the_page_on_asyncio(cluster: Cluster, tmp_path: Path) -> None:
+    (program,) = re.findall(r"```python\n(.*?)```", (ROOT / "docs/asyncio.md").read_text("utf-8"), re.DOTALL)
+    script = tmp_path / "program.py"
+    script.write_text(program, encoding="utf-8")
+    assert run(str(script), cluster) == [
+        "144", "[0, 1, 4, 9]", str(999**2), "[0, 1, 4]", "3", "[0, 1, 4]", "bun",
+    ]  # fmt: skip
 
 
 @pytest.mark.parametrize(
     ("program", "printed"),
     list(zip(PROGRAMS, PRINTED, strict=True)),
-    ids=["map and queue", "consumer", "failures", "pools", "executor"],
+    ids=["map and queue", "consumer", "asyncio", "failures", "pools", "executor", "joblib"],
 )
 def test_the_readmes_programs_do_what_they_say_and_may_be_run_again(
     cluster: Cluster, tmp_path: Path, program: str, printed: list[str]

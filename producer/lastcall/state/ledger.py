@@ -272,13 +272,15 @@ class Spec:
     expected: int | None = None
     lease_ms: int | None = None
     ttl_ms: int | None = None
-    retries: int | None = None  # these five: policy.py
+    retries: int | None = None  # these six: policy.py
     backoff_ms: int | None = None
     retry_on: str | None = None
     timeout_ms: int | None = None
     crash_limit: int | None = None
+    concurrency: int | None = None  # of coroutines, in a slot; 0 where it is not said
     style: str | None = None  # how an item is given to the function: item, star (its parts), call; many: gives outputs
     founder: str | None = None  # a producer that has its lease from the first
+    notify: str | None = None  # a URL that is told of the end, sealed: notify.py
     down: str = ""
     reopen: bool = False
     flow: int | None = None  # 1 for a flow's queue, which these are for: flowoptions.py
@@ -310,7 +312,9 @@ _FIELDS: dict[str, tuple[str, Any]] = {
     "retry_on": ("retry_on", ""),
     "timeout_ms": ("timeout", 0),
     "crash_limit": ("crash_limit", 3),
+    "concurrency": ("concurrency", 0),
     "founder": ("founder", ""),
+    "notify": ("notify", ""),
     "style": ("style", "item"),
     **{
         option: (option, None)
@@ -433,6 +437,23 @@ class Ledger:
         stored: Any = self.redis.hgetall(self._own[0])
         return {name.decode(): value for name, value in stored.items()}
 
+    def ends(self) -> dict[str, bytes]:
+        """What is to be told of ends of this queue: field of the job's hash -> JSON, as `_settle.lua` writes it."""
+        job_key = self._own[keys.PARTS.index("job")]
+        if not self.redis.hexists(job_key, "tells"):
+            return {}
+        stored: Any = self.redis.hgetall(job_key)
+        prefix = f"tell:{self.name}:"
+        fields = {field.decode(): value for field, value in stored.items()}
+        return {
+            field: value for field, value in fields.items()
+            if field.startswith(prefix) and field.removeprefix(prefix).isdecimal()
+        }  # fmt: skip
+
+    def told(self, field: str) -> None:
+        """One of those was handed over."""
+        self.redis.hdel(self._own[keys.PARTS.index("job")], field)
+
     def celery_queue(self) -> str:
         """What its tickets travel through; "" if consumers read it, or there is no such queue."""
         stored: Any = self.redis.hget(self._own[0], "celery")
@@ -529,6 +550,26 @@ class Ledger:
             self._refuse(reply)
         return _texts(reply[1]) if reply[0] == Code.OK else []
 
+    def put_aside(self, digest: bytes, data: memoryview) -> None:
+        """Keep a large part of an argument with the job. Raises UnknownJob."""
+        script("aside").load(self.redis)
+        reply = script("aside")(self.redis, self._own, digest.hex(), data)
+        if reply[0] != Code.OK:
+            self._refuse(reply)
+
+    def has_aside(self, digest: bytes) -> bool:
+        return bool(self.redis.hexists(keys.of_job(self.job, "job"), keys.aside(digest)))
+
+    def aside(self, digest: bytes) -> bytes | None:
+        """What lies aside under this digest; whether it is genuine is for the caller to find out."""
+        data: Any = self.redis.hget(keys.of_job(self.job, "job"), keys.aside(digest))
+        return data  # type: ignore[no-any-return]
+
+    def drop_aside(self, digests: Sequence[bytes]) -> None:
+        """Keep these no longer."""
+        if digests:
+            self.redis.hdel(keys.of_job(self.job, "job"), *(keys.aside(digest) for digest in digests))
+
     def _end(self, how: str) -> str:
         reply = script("seal")(self.redis, self._keys, how)
         if reply[0] == Code.UNKNOWN:
@@ -549,19 +590,21 @@ class Ledger:
     def next(
         self, ticket: str, nonce: str, lease_ms: int, want: int, *,
         completions: Sequence[Completion] = (), waited: bool = False, downstream_cap: int = 0, busy_us: int = 0,
+        known: int = 0,
     ) -> Claim:  # fmt: skip
         """Complete the chunks in hand and claim up to `want` others; 0 gives the ticket back, -1 claims the newest, -2
         the one for which those at the next gate wait.
 
         waited: the slot waited at the bell and was not rung for.
         busy_us: what the completions took together.
+        known: chunks that stay in hand, being run: they are not given again, and others may be claimed beside them.
         """
         args: list[Any] = []
         for completion in completions:
             args += completion.args()
         reply = script("next")(
             self.redis, self._keys, ticket, nonce, lease_ms, want, "1" if waited else "",
-            downstream_cap, busy_us, len(completions), *args,
+            downstream_cap, busy_us, len(completions), *args, known,
         )  # fmt: skip
         code = reply[0]
         if code == Code.OK or code == Code.NOTHING:

@@ -6,6 +6,19 @@ local function end_queue(i, state)
   note(i, 'ended', '', {said = state, items = num(i, 'put')})
   if get(i, 'ordered') == '1' then open_gate(i, OUT) end
   say()
+  if (get(i, 'notify') or '') ~= '' then
+    -- Who is to be told of this, and of what, outlives the queue's next epoch: a worker takes it from here.
+    local told = {}
+    for _, field in ipairs({'name', 'state', 'epoch', 'put', 'done', 'dead', 'cancelled', 'created', 'ended', 'notify'}) do
+      told[field] = tostring(get(i, field))
+    end
+    local records, lost = redis.call('HGETALL', key(i, PRODUCERS)), {}
+    for at = 1, #records, 2 do
+      if string.find(records[at + 1], ' lost$') then lost[#lost + 1] = records[at] end
+    end
+    told.lost = table.concat(lost, ' ')
+    redis.call('HSET', key(i, JOB), 'tells', 1, 'tell:' .. told.name .. ':' .. told.epoch, cjson.encode(told))
+  end
   redis.call('XADD', key(i, RESULTS), '*', 'end', state)
   redis.call('PUBLISH', key(i, RESULTS), state)
   ring(i, num(i, 'waiting'))

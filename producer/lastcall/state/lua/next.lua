@@ -9,13 +9,15 @@
     n x (index, raises, delay in ms, payload, crashes, losses), dead letters n, n x (item, record), segments n, n x (first item, the one behind
     its last, "n" for the queue downstream, "r" for results of the last, "s" for this queue again, "e" for an error, parts n, n x (id, items, data)),
     items that are left over, notes n, n x (kind, id, msgpack map) for the history (_complete.lua)
+  ARGV, the last one: how many chunks the slot knows to be in its hand when these are complete
   Returns {1 OK, {chunk id, header and payload, ...}, downstream tickets to send, {}, more}
         | {0 NOTHING, {}, downstream tickets to send, tickets of this queue to send, more} nothing may be claimed, or it leaves
         | {-1 LOST} the ticket is not valid any more: what it completes is discarded
         | {-2 ENDED, state, downstream tickets to send, more} | {-3 UNKNOWN}
   more, for a flow's queue: {items done before, 1 if what does not fill a batch is to go as well, or a reduction ends, ms to ask again after or 0,
     {number of a queue further downstream, {tickets of it to send}, ...}}
-  A ticket that already holds chunks is given those again. ]]
+  A ticket that holds more chunks than its slot knows is given the others again; one whose slot knows them all may claim
+  others beside them, but none that came back from a crash. ]]
 --@include _queue
 --@include _bell
 --@include _history
@@ -58,12 +60,17 @@ if get(1, 'alone') == ticket and not next(hand) then
   ring(1, redis.call('LLEN', key(1, READY)))
 end
 
-local ids, rest, wait_ms = {}, false, 0
+local ids, kept, rest, wait_ms = {}, 0, false, 0
 if next(hand) then
   for id in string.gmatch(held, ' (%S+) %d+ %d+') do
     if hand[id] then ids[#ids + 1] = id end
   end
-elseif want > 0 then
+  kept = math.min(tonumber(ARGV[#ARGV]), #ids)
+end
+local record = {nonce}
+for at = 1, kept do record[at + 1] = ids[at] .. ' ' .. hand[ids[at]][1] .. ' ' .. hand[ids[at]][2] end
+if kept > 0 then ids = {unpack(ids, kept + 1)} end
+if #ids == 0 and want > 0 then
   due(1)
   local others = num(1, 'holding') - (holding and 1 or 0)
   local ready = num(1, 'ready') > 0 and not is_closed(1)
@@ -94,7 +101,7 @@ elseif want > 0 then
     end
   end
 end
-local chunks, record = {}, {nonce}
+local chunks = {}
 if #ids > 0 then
   local values = {}
   for at = 1, #ids, 2000 do
@@ -107,7 +114,7 @@ if #ids > 0 then
     local counts = {unpack_chunk(values[at])}
     local n = counts[N]
     local died = counts[CRASHES] + counts[LOSSES] > 0 and not is_gather(1)
-    if died and at > 1 and not hand[id] then
+    if died and at + kept > 1 and not hand[id] then
       -- One that may have killed its slot goes alone: it and those behind it go back.
       for back = #ids, at, -1 do redis.call('LPUSH', key(1, READY), ids[back]) end
       break
@@ -138,7 +145,7 @@ end
 -- A slot that asks again what it was told before is told the same.
 if next(hand) then rest = string.find(held, ' rest$') end
 if rest then record[#record + 1] = 'rest' end
-local holds = #chunks > 0
+local holds = #chunks + kept > 0
 if holds ~= holding then add(1, 'holding', holds and 1 or -1) end
 local function tickets_elsewhere()
   local downstream = {}
