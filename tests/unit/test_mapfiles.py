@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 
 from lastcall.errors import ConfigError
-from lastcall.map import NotYet
+from lastcall.feed import NotYet
 from lastcall.mapfiles import lines
 from lastcall.mapfiles.inputs import BadItem, Items, Pipe, open_input
 from lastcall.mapfiles.journal import Journal
