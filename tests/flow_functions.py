@@ -93,6 +93,17 @@ class ManyDieFirst(ManyFailFirst):
         os.kill(os.getpid(), signal.SIGKILL)
 
 
+class Times:
+    """Each item many times, one by one."""
+
+    def __init__(self, times: int) -> None:
+        self.times = times
+
+    def __call__(self, n: int) -> Iterator[int]:
+        for _ in range(self.times):
+            yield n
+
+
 class SlowMany:
     """Yields with pauses, which its time limit cannot bear."""
 

@@ -22,10 +22,12 @@ from lastcall.state.ledger import (
     Chunk,
     Claim,
     Completion,
+    Emitted,
     Ledger,
     Output,
     Segment,
     Spec,
+    part_of,
 )
 from tests.integration.ledger_server import ledger_server
 
@@ -68,7 +70,7 @@ def fill(ledger: Ledger, *sizes: int, leave: bool = True) -> None:
     """Chunks of a producer, each with its number as its payload."""
     lease = ledger.join("filler")
     first = lease.seq + 1
-    ledger.put("filler", lease.epoch, first, [(size, b"%d" % (first + at)) for at, size in enumerate(sizes)], 10)
+    ledger.put("filler", lease.epoch, first, [(size, b"%d" % (first + at)) for at, size in enumerate(sizes)], 0)
     if leave:
         ledger.leave("filler", lease.epoch)
 
@@ -322,3 +324,133 @@ class TestRules:
         assert 1000 < claim.wait_ms <= 2000
         redis.hset(keys.of_queue("job", "a", "meta"), "rate_due", 0)
         assert take(queue, "2").chunks[0].id == "1-1/1:2"
+
+
+def emit(ledger: Ledger, ticket: str, chunk: Chunk, item: int, *names: str, **others: Any) -> Emitted:
+    """Send outputs of an item, as a slot does that has sent none of it before."""
+    options: dict[str, Any] = {"parts": chunk.parts, "skip": chunk.skip + len(names), "way": NEXT, **others}
+    outputs = [Output(name, 1, name.encode()) for name in names]
+    return ledger.emit(ticket, ticket, chunk, item, outputs, cap=2, downstream_cap=2, **options)
+
+
+class TestEmit:
+    def test_the_item_stays_in_hand_and_its_neighbours_are_done_or_others(self, redis: Redis) -> None:
+        first, last = chain(redis, ("a", FIRST), ("b", FlowOptions(gated=True)))
+        fill(first, 5, 1)
+        (chunk,) = take(first, "1").chunks
+        before = through(chunk._replace(id="1-1/0:2", items=2))
+        emitted = emit(first, "1", chunk, 2, "x", completions=[before], busy_us=7)
+        assert (emitted.full, emitted.lost) == (False, False)
+        assert (len(emitted.tickets), len(emitted.downstream_tickets)) == (1, 2)
+        assert ready(last) == ["o1-1-0-2", "x"]
+        assert ready(first) == ["1-1/3:5", "1-2"]
+        status = first.status()
+        assert (status.done, status.leased, status.ready) == (2, 1, 3)
+        part = part_of(chunk, 2)
+        emit(first, "1", part._replace(parts=1, skip=1), 2, "y")
+        assert ready(last) == ["o1-1-0-2", "x", "y"]
+        take(first, "1", 0, through(part))
+        assert ready(last)[3:] == ["o1-1-2-3"]
+        paths = [Chunk.stored("", redis.hget(keys.of_queue("job", "b", "chunks"), name)).path for name in ready(last)]  # type: ignore[arg-type]
+        assert paths == ["0:5:0/0:2:0", "0:5:0/2:3:0/0:1:0", "0:5:0/2:3:0/1:2:0", "0:5:0/2:3:0/2:3:1"]
+
+    def test_sent_again_it_does_nothing_twice(self, redis: Redis) -> None:
+        first, last = chain(redis, ("a", FIRST), ("b", FlowOptions(gated=True)))
+        fill(first, 3)
+        (chunk,) = take(first, "1").chunks
+        before = through(chunk._replace(id="1-1/0:1", items=1))
+        for _ in range(2):
+            assert not emit(first, "1", chunk, 1, "x", completions=[before]).lost
+        assert ready(last) == ["o1-1-0-1", "x"]
+        assert (first.status().done, first.status().leased, first.status().ready) == (1, 1, 1)
+        part = part_of(chunk, 1)._replace(parts=1, skip=1)
+        for _ in range(2):
+            assert not emit(first, "1", part, 1, "y").lost
+        assert ready(last) == ["o1-1-0-1", "x", "y"]
+
+    @pytest.mark.parametrize("how", ["crash", "retry"])
+    def test_another_attempt_knows_what_was_emitted(self, redis: Redis, how: str) -> None:
+        first, _ = chain(redis, ("a", FIRST), ("b", FlowOptions()))
+        fill(first, 3)
+        (chunk,) = take(first, "1").chunks
+        emit(first, "1", chunk, 0, "x")
+        part = part_of(chunk, 0)
+        if how == "crash":
+            first.release("1", crashed=True)
+        else:
+            take(first, "1", 0, Completion(part.id, 0, again=[Again(0, 1, -1, chunk.payload)]))
+        for ticket in "23":
+            (again,) = take(first, ticket).chunks
+            if again.id == part.id:
+                break
+        assert (again.id, again.parts, again.skip) == ("1-1/0:1", 1, 1)
+
+    def test_chunks_that_were_in_hand_beside_it_are_done_or_go_back(self, redis: Redis) -> None:
+        first, last = chain(redis, ("a", FIRST), ("b", FlowOptions()))
+        fill(first, 1, 2, 1)
+        one, two, three = take(first, "1", 3).chunks
+        emit(first, "1", two, 0, "x", completions=[through(one)])
+        assert ready(last) == ["o1-1", "x"]
+        assert ready(first) == ["1-2/1:2", three.id]
+        assert (first.status().leased, first.status().ready) == (1, 2)
+
+    def test_a_slot_that_lost_its_ticket_emits_nothing(self, redis: Redis) -> None:
+        first, last = chain(redis, ("a", FIRST), ("b", FlowOptions()))
+        fill(first, 1)
+        (chunk,) = take(first, "1").chunks
+        first.release("1")
+        assert emit(first, "1", chunk, 0, "x").lost
+        take(first, "2")
+        assert emit(first, "2", chunk._replace(id="1-9"), 0, "x").lost
+        assert ready(last) == []
+
+    def test_where_there_is_no_room_only_the_one_whose_turn_it_is_goes_on(self, redis: Redis) -> None:
+        first, last = chain(redis, ("a", FIRST), ("b", FlowOptions(gated=True)), maxsize=2)
+        lease = first.join("p")
+        first.put("p", lease.epoch, 1, [(1, b""), (1, b"")], 0)
+        one, two = (take(first, ticket).chunks[0] for ticket in "12")
+        assert not emit(first, "2", two, 0, "x", "y", parts=0).full
+        more = two._replace(parts=2, skip=2)
+        assert emit(first, "2", more, 0, "z").full
+        assert emit(first, "2", more, 0, "z").full
+        assert not emit(first, "1", one, 0, "a").full  # all others wait for it
+        assert not emit(first, "2", more, 0, "z", force=True).full
+        take(first, "1", 0, through(one))
+        assert ready(last) == ["a", "o1-1", "x", "y", "z"]
+
+    def test_what_was_done_before_it_goes_on_even_where_there_is_no_room(self, redis: Redis) -> None:
+        """Else the others would wait for that, and so room never come."""
+        first, last = chain(redis, ("a", FIRST), ("b", FlowOptions()), maxsize=1)
+        lease = first.join("p")
+        first.put("p", lease.epoch, 1, [(1, b"")], 0)
+        (one,) = take(first, "1").chunks
+        redis.hset(keys.of_queue("job", "a", "meta"), "maxsize", 0)
+        first.put("p", lease.epoch, 2, [(3, b"")], 0)
+        (two,) = take(first, "2").chunks
+        take(first, "1", 0, through(one))
+        before = through(two._replace(id="1-2/0:1", items=1))
+        for _ in range(2):
+            assert emit(first, "2", two, 1, "x", completions=[before]).full
+        assert ready(last) == ["o1-1", "o1-2-0-1"]
+        assert ready(first) == ["1-2/2:3"]
+
+    def test_unread_results_hold_back_who_emits_into_them(self, redis: Redis) -> None:
+        (queue,) = chain(redis, ("a", FlowOptions(paths=True)), maxsize=2, results="once")
+        fill(queue, 2, leave=False)
+        (chunk,) = take(queue, "1").chunks
+        assert not emit(queue, "1", chunk, 0, "x", "y", way=SHOWN).full
+        more = part_of(chunk, 0)._replace(parts=2, skip=2)
+        assert emit(queue, "1", more, 0, "z", way=SHOWN).full
+        entry: Any = redis.xrevrange(queue.results_key, count=1)
+        queue.ack(entry[0][0].decode(), 2)
+        assert not emit(queue, "1", more, 0, "z", way=SHOWN).full
+        assert redis.llen(queue.room_key) == 1
+
+    def test_the_chunk_whose_turn_it_is_can_be_asked_for(self, redis: Redis) -> None:
+        first, _ = chain(redis, ("a", FIRST), ("b", FlowOptions(gated=True)))
+        fill(first, 1, 1, 1)
+        one, two = (take(first, ticket).chunks[0] for ticket in "12")
+        assert take(first, "3", -2).chunks == []  # it is in another's hand
+        take(first, "1", 0, through(one))
+        first.release("2")
+        assert [chunk.id for chunk in take(first, "3", -2).chunks] == [two.id]

@@ -20,6 +20,8 @@ from tests.flow_functions import (
     FailsFirst,
     ManyDieFirst,
     ManyFailFirst,
+    SlowMany,
+    Times,
     add,
     count,
     double,
@@ -209,3 +211,32 @@ def test_a_rate_holds_in_the_whole_cluster(client: Client, name: str) -> None:
 def test_a_queue_that_is_all_batches_has_no_function_of_its_own(client: Client, name: str) -> None:
     with pytest.raises(errors.ConfigError, match="batch must be given without a function"):
         make(client._open(), name, "q", function=double, flow=FlowOptions(batch=2))
+
+
+def test_slots_that_wait_for_room_do_what_makes_some(lonely: Cluster, tmp_path: Path) -> None:
+    """One slot for all stages, a gate that waits for the first item, which fails at first and comes back late."""
+    with Worker(lonely.url, lonely.key, "flow", queues="flow", pool="prefork", slots=1) as worker:
+        worker.ready()
+        with lonely.client() as client:
+            flow = Flow(
+                client, "job",
+                stage(FailsFirst(tmp_path), policy={"retries": 1, "backoff_s": 0.2}, workers="flow"),
+                stage(Times(3000), FlowOptions(many=True), workers="flow"),
+                stage(str, FlowOptions(gated=True), workers="flow"),
+                window=2000,
+            )  # fmt: skip
+            flow.feed(range(7), 1)
+            assert list(flow.outcomes()) == [(str(n), n) for n in range(7) for _ in range(3000)]
+
+
+def test_a_time_limit_ends_a_generator_that_has_emitted(client: Client, name: str) -> None:
+    """What it emitted stays; the item's error comes behind that, and its neighbour is run."""
+    flow = Flow(
+        client, name, stage(SlowMany(0.6), FlowOptions(many=True), policy={"timeout": 1.5}), stage(double),
+        on_error="return",
+    )  # fmt: skip
+    flow.feed([0, 1], 2)
+    outcomes = list(flow.outcomes())
+    assert [origin for _, origin in outcomes] == [0, 0, 0, 1, 1, 1]
+    assert [value for value, _ in outcomes if isinstance(value, int)] == [0, 2, 20, 22]
+    assert [type(value) for value, _ in outcomes[2::3]] == [errors.ItemTimeout] * 2

@@ -174,7 +174,7 @@ def test_includes_exist_once_and_are_used(name: str) -> None:
     assert len(parts) == len(set(parts))
     for part in parts:
         assert part in PARTS
-        defined = re.findall(r"^local function (\w+)", code_of(part), re.MULTILINE)
+        defined = re.findall(r"^(?:local |  )function (\w+)", code_of(part), re.MULTILINE)
         others = code_of(name) + "".join(code_of(other) for other in parts if other != part)
         assert any(re.search(rf"\b{function}\(", others) for function in defined), part
 

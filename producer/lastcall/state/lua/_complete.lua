@@ -6,64 +6,67 @@
   path; a gather's, what became of all that it held. ]]
 local NEXT, RESULTS_OF_LAST, SELF, ERROR = 'n', 'r', 's', 'e'
 
--- Where a part of what a segment came to goes. path: its own.
-local function send_part(i, way, path, id, n, data)
-  if way == NEXT then
-    put_out(i, path, n, id, data)
-  elseif way == SELF then  -- in front of what is still to be folded
-    redis.call('HSET', key(i, CHUNKS), id, pack_chunk({n, 0, 0, 0, 0}, data))
-    redis.call('LPUSH', key(i, READY), id)
-    add(i, 'put', n)
-    add(i, 'ready', n)
-    add(i, 'bytes', #data)
-  else
-    show(i, path, n, id, 'O' .. data)
+local send_part, send_segments, send_gathered
+if FLOW then
+  -- Where a part of what a segment came to goes. path: its own.
+  function send_part(i, way, path, id, n, data)
+    if way == NEXT then
+      put_out(i, path, n, id, data)
+    elseif way == SELF then  -- in front of what is still to be folded
+      redis.call('HSET', key(i, CHUNKS), id, pack_chunk({n, 0, 0, 0, 0}, data))
+      redis.call('LPUSH', key(i, READY), id)
+      add(i, 'put', n)
+      add(i, 'ready', n)
+      add(i, 'bytes', #data)
+    else
+      show(i, path, n, id, 'O' .. data)
+    end
   end
-end
 
--- Sends what the segments of one completion came to, which begin at ARGV[at]; gives where they end.
--- settled: items of this completion; gathered: what a gather's came to, of all completions.
-local function send_segments(i, held, counts, at, gathered)
-  local segments = tonumber(ARGV[at])
-  at = at + 1
-  for _ = 1, segments do
-    local first, past, way, parts = tonumber(ARGV[at]), tonumber(ARGV[at + 1]), ARGV[at + 2], tonumber(ARGV[at + 3])
-    at = at + 4
-    local path, sent = held and path_of(counts, first, past), held and counts[PARTS]
-    for number = 1, parts do
-      local id, n, data = ARGV[at], tonumber(ARGV[at + 1]), ARGV[at + 2]
-      at = at + 3
-      if held and gathered then
-        gathered[#gathered + 1] = {way, id, n, data}
-      elseif held and parts + sent == 1 then
-        send_part(i, way, path, id, n, data)
-      elseif held then
-        send_part(i, way, step(path, sent + number - 1, sent + number, number == parts), id, n, data)
+  -- Sends what the segments of one completion came to, which begin at ARGV[at]; gives where they end.
+  -- settled: items of this completion; gathered: what a gather's came to, of all completions.
+  function send_segments(i, held, counts, at, gathered)
+    local segments = tonumber(ARGV[at])
+    at = at + 1
+    for _ = 1, segments do
+      local first, past, way, parts = tonumber(ARGV[at]), tonumber(ARGV[at + 1]), ARGV[at + 2], tonumber(ARGV[at + 3])
+      at = at + 4
+      local path, sent = held and path_of(counts, first, past), held and counts[PARTS]
+      for number = 1, parts do
+        local id, n, data = ARGV[at], tonumber(ARGV[at + 1]), ARGV[at + 2]
+        at = at + 3
+        if held and gathered then
+          gathered[#gathered + 1] = {way, id, n, data}
+        elseif held and parts + sent == 1 then
+          send_part(i, way, path, id, n, data)
+        elseif held then
+          send_part(i, way, step(path, sent + number - 1, sent + number, number == parts), id, n, data)
+        end
+      end
+      if held and not gathered and parts == 0 then pass(i, sent == 0 and path or step(path, sent, sent + 1, true)) end
+    end
+    return at
+  end
+
+  -- position: outputs' place in the order that begins here; settled: items that they are of.
+  function send_gathered(i, gathered, position, settled)
+    local parts, number, again = 0, 0, false
+    for _, part in ipairs(gathered) do
+      if part[1] == SELF then again = true elseif part[1] ~= ERROR then parts = parts + 1 end
+    end
+    local path = position .. ':' .. (position + settled) .. ':0'
+    if get(i, 'gather') == 'reduce' then path = '0:1:0' end  -- it is the only one
+    for _, part in ipairs(gathered) do
+      local way, id, n, data = unpack(part)
+      if way == SELF or way == ERROR then
+        send_part(i, way, '', id, n, data)
+      else
+        number = number + 1
+        send_part(i, way, parts == 1 and path or step(path, number - 1, number, number == parts), id, n, data)
       end
     end
-    if held and not gathered and parts == 0 then pass(i, sent == 0 and path or step(path, sent, sent + 1, true)) end
+    if parts == 0 and not again then pass(i, path) end
   end
-  return at
-end
-
--- position: outputs' place in the order that begins here; settled: items that they are of.
-local function send_gathered(i, gathered, position, settled)
-  local parts, number, again = 0, 0, false
-  for _, part in ipairs(gathered) do
-    if part[1] == SELF then again = true elseif part[1] ~= ERROR then parts = parts + 1 end
-  end
-  local path = position .. ':' .. (position + settled) .. ':0'
-  if get(i, 'gather') == 'reduce' then path = '0:1:0' end  -- it is the only one
-  for _, part in ipairs(gathered) do
-    local way, id, n, data = unpack(part)
-    if way == SELF or way == ERROR then
-      send_part(i, way, '', id, n, data)
-    else
-      number = number + 1
-      send_part(i, way, parts == 1 and path or step(path, number - 1, number, number == parts), id, n, data)
-    end
-  end
-  if parts == 0 and not again then pass(i, path) end
 end
 
 local function complete(i, hand, took)
@@ -72,7 +75,7 @@ local function complete(i, hand, took)
   local items, done, dead, shown, bytes, outputs, left = 0, 0, 0, 0, 0, 0, 0
   local down = DEPTH > i and get(i + 1, 'state')
   local open = down and not has_ended(down)  -- outputs for a queue that was cancelled go nowhere
-  local gathered = get(i, 'flow') and is_gather(i) and {}
+  local gathered = FLOW and is_gather(i) and {}
   local position = gathered and num(i, 'done') + num(i, 'dead') + num(i, 'cancelled')
   for _ = 1, tonumber(ARGV[at - 1]) do
     local id = ARGV[at]
@@ -90,13 +93,17 @@ local function complete(i, hand, took)
         entry[#entry + 1] = 'O' .. ARGV[at + 3]
         shown = shown + ARGV[at + 1] + ARGV[at + 2]
       end
-      if get(i, 'flow') then counts = {unpack_chunk(redis.call('HGET', key(i, CHUNKS), id))} end
+      if FLOW then counts = {unpack_chunk(redis.call('HGET', key(i, CHUNKS), id))} end
     end
     local n_out = tonumber(ARGV[at + 4])
     at = at + 5
     for _ = 1, n_out do
       if held and open then
-        put_out(i, '', tonumber(ARGV[at + 1]), ARGV[at], ARGV[at + 2])
+        redis.call('HSET', key(i + 1, CHUNKS), ARGV[at], pack_chunk({tonumber(ARGV[at + 1]), 0, 0, 0, 0}, ARGV[at + 2]))
+        redis.call('RPUSH', key(i + 1, READY), ARGV[at])
+        add(i + 1, 'put', tonumber(ARGV[at + 1]))
+        add(i + 1, 'ready', tonumber(ARGV[at + 1]))
+        add(i + 1, 'bytes', #ARGV[at + 2])
         outputs = outputs + 1
       end
       at = at + 3
@@ -156,9 +163,12 @@ local function complete(i, hand, took)
     redis.call('XADD', key(i, RESULTS), '*', unpack(entry))
     if get(i, 'results') == 'once' then add(i, 'unread', shown) end
   end
-  say()
-  for j, chunks in pairs(woken) do
-    if j > i then ring(j, chunks) end
+  if outputs > 0 then ring(i + 1, outputs) end
+  if FLOW then
+    say()
+    for j, chunks in pairs(woken) do
+      if j > i then ring(j, chunks) end
+    end
   end
   ring_producers(i)
   return outputs, at

@@ -12,7 +12,7 @@ local function give_up(i, id, counts, payload, kind, about)
   local n, start, crashes, losses, raises = unpack(counts)
   local tries = crashes + losses + raises
   local path = ''
-  if get(i, 'flow') then
+  if FLOW then
     local position = num(i, 'done') + num(i, 'dead') + num(i, 'cancelled')  -- where a gather's outputs are
     path = is_gather(i) and position .. ':' .. (position + n) .. ':0' or next_path(counts, true)
   end
@@ -24,10 +24,15 @@ local function give_up(i, id, counts, payload, kind, about)
       kind .. struct.pack('<I4', #about) .. about .. pack_chunk(counts, payload))
   end
   -- A stage's results nobody reads, but for the errors of a flow's; nor those of a queue without a function.
-  if (get(i, 'identity') or '') ~= '' and (i == DEPTH or (is_result and get(i, 'flow'))) then
-    show(i, path, n, id, kind .. tries .. ' ' .. about)
-  else
+  local shown = (get(i, 'identity') or '') ~= '' and (i == DEPTH or (is_result and FLOW))
+  local result = kind .. tries .. ' ' .. about
+  if FLOW and shown then
+    show(i, path, n, id, result)
+  elseif FLOW then
     pass(i, path)
+  elseif shown and get(i, 'results') ~= 'discard' then
+    redis.call('XADD', key(i, RESULTS), '*', id, result)
+    if get(i, 'results') == 'once' then add(i, 'unread', n) end
   end
 end
 
@@ -103,9 +108,11 @@ local function giveback(i, ticket, how, about, at, late, delay)
       ready_again(id, counts(n, start, crashes, losses, raises), payload)
     end
   end
-  say()
   ring(i, redis.call('LLEN', key(i, READY)))
-  for j, chunks in pairs(woken) do ring(j, chunks) end
+  if FLOW then
+    say()
+    for j, chunks in pairs(woken) do ring(j, chunks) end
+  end
   ring_producers(i)
   return #ids
 end

@@ -8,7 +8,8 @@ local function mint(i, cap)
   local tickets = redis.call('ZCARD', key(i, TICKETS))
   if tickets >= cap or is_closed(i) then return minted end
   local idle = tickets - num(i, 'holding')
-  local lacking = math.min(claimable(i) - idle, cap - tickets)
+  local ready = get(i, 'rule') and claimable(i) or redis.call('LLEN', key(i, READY))
+  local lacking = math.min(ready - idle, cap - tickets)
   for _ = 1, lacking do
     add(i, 'last_ticket', 1)
     local ticket = tostring(num(i, 'last_ticket'))
@@ -21,6 +22,7 @@ end
 -- Those of queues from the first one on that may have more to be claimed than before: number, tickets, ...
 local function mint_woken(first)
   local minted = {}
+  if not FLOW then return minted end
   for i = first, DEPTH do
     if woken[i] and not has_ended(get(i, 'state')) then
       local tickets = mint(i, math.max(1, num(i, 'slots')))

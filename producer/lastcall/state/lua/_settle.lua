@@ -3,8 +3,10 @@
 local function end_queue(i, state)
   set(i, 'state', state)
   set(i, 'ended', now())
-  if get(i, 'ordered') == '1' then open_gate(i, OUT) end
-  say()
+  if FLOW then
+    if get(i, 'ordered') == '1' then open_gate(i, OUT) end
+    say()
+  end
   redis.call('XADD', key(i, RESULTS), '*', 'end', state)
   redis.call('PUBLISH', key(i, RESULTS), state)
   ring(i, num(i, 'waiting'))
@@ -21,7 +23,7 @@ end
 
 -- Nothing more may come: what waited for that may be claimed now.
 local function wake(i)
-  if not get(i, 'rule') then return end
+  if not FLOW or not get(i, 'rule') then return end
   woken[i] = woken[i] or 0
   ring(i, num(i, 'waiting'))
 end
@@ -36,7 +38,7 @@ local function depart(i, producer, how)
   add(i, 'live', -1)
   if string.sub(producer, 1, 6) == 'stage:' then
     add(i, 'stages', -1)
-    if num(i, 'stages') == 0 and get(i, 'gated') == '1' then open_gate(i, INTO) end
+    if FLOW and num(i, 'stages') == 0 and get(i, 'gated') == '1' then open_gate(i, INTO) end
     wake(i)
   end
   if how == 'lost' then add(i, 'lost', 1) end

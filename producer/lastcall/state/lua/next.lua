@@ -17,6 +17,8 @@
     {number of a queue further downstream, {tickets of it to send}, ...}}
   A ticket that already holds chunks is given those again. ]]
 --@include _queue
+load(1, 'flow', 'rule', 'gather', 'state', 'ready', 'leased', 'delayed', 'holding', 'waiting', 'done', 'dead', 'bytes', 'busy', 'results', 'bounded',
+  'alone', 'suspects', 'patience')
 --@include _bell
 --@include _path
 --@include _gate
@@ -28,8 +30,6 @@
 --@include _choose
 local ticket, nonce, want = ARGV[1], ARGV[2], math.min(math.abs(ARGV[4]), 1000)
 local newest, in_turn = ARGV[4] == '-1', ARGV[4] == '-2'
-load(1, 'flow', 'rule', 'gather', 'state', 'ready', 'leased', 'delayed', 'holding', 'waiting', 'done', 'dead', 'bytes', 'busy', 'results', 'bounded',
-  'alone', 'suspects', 'patience')
 local state = get(1, 'state')
 if not state then return {UNKNOWN} end
 if has_ended(state) then return {ENDED, state, {}} end
@@ -137,7 +137,7 @@ if holds ~= holding then add(1, 'holding', holds and 1 or -1) end
 local function tickets_elsewhere()
   local downstream = {}
   if DEPTH > 1 and not has_ended(get(2, 'state')) and (outputs > 0 or woken[2]) then downstream = mint(2, tonumber(ARGV[6])) end
-  if not get(1, 'flow') then return downstream end
+  if not FLOW then return downstream end
   if DEPTH > 1 and get(2, 'slots') ~= ARGV[6] then set(2, 'slots', ARGV[6]) end
   return downstream, {num(1, 'done') + num(1, 'dead') + num(1, 'cancelled'), rest and 1 or 0, wait_ms, mint_woken(3)}
 end

@@ -56,7 +56,7 @@ if #again > 0 then
   set(1, 'patience', patience)
   for _, ticket in ipairs(again) do redis.call('ZADD', key(1, TICKETS), now() + patience, ticket) end
 end
-if get(1, 'flow') then set(1, 'slots', ARGV[1]) end
+if FLOW then set(1, 'slots', ARGV[1]) end
 local became_ready = due(1)
 ring(1, became_ready)
 settle(1)

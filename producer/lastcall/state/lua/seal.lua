@@ -25,7 +25,7 @@ else
   for _, field in ipairs({'ready', 'leased', 'delayed', 'bytes'}) do set(1, field, 0) end
   end_queue(1, 'CANCELLED')
   if DEPTH > 1 then
-    if get(1, 'flow') then
+    if FLOW then
       -- What was cancelled tells nobody that it comes to nothing: those behind it wait no more.
       for i = 2, DEPTH do
         if get(i, 'gated') == '1' and not has_ended(get(i, 'state')) then open_gate(i, INTO, true) end

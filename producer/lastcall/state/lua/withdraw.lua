@@ -30,7 +30,7 @@ for _, id in ipairs(ARGV) do
     if from == 'ready' and is_suspect(1, counts) then add(1, 'suspects', -1) end
     items = items + counts[1]
     gone[#gone + 1] = id
-    pass(1, next_path(counts, true))
+    if FLOW then pass(1, next_path(counts, true)) end
     entry[#entry + 1] = id
     entry[#entry + 1] = 'C' .. counts[1]
   end
@@ -42,7 +42,7 @@ if get(1, 'results') ~= 'discard' then
   redis.call('XADD', key(1, RESULTS), '*', unpack(entry))
   if get(1, 'results') == 'once' then add(1, 'unread', items) end
 end
-say()
+if FLOW then say() end
 ring(1, redis.call('LLEN', key(1, READY)))  -- the others may have waited for one that was to run alone
 ring_producers(1)
 settle(1)
