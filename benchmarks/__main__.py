@@ -12,6 +12,7 @@ from benchmarks import (
     chunks,
     efficiency,
     events,
+    flows,
     latency,
     map,
     memory,
@@ -28,6 +29,7 @@ BENCHMARKS: dict[str, Callable[[Stand], list[Row]]] = {
     "backlog": backlog.run,
     "chunks": chunks.run,
     "events": events.run,
+    "flows": flows.run,
 }
 
 

@@ -63,6 +63,8 @@ _MOST_CHUNKS = 16
 _LONG_S = 0.1  # where a chunk took longer, the next is shown as started before it ends
 
 _SOON_MS = 1000  # for which a slot waits itself until its queue's rate lets something through
+_BETWEEN_S = 0.005  # how long a slot lingers at most at a queue whose neighbours' tickets may wait for it
+
 _AWAY_S = 60.0  # how long a slot bears that the server is away
 _AGAIN_S = 0.2
 
@@ -173,7 +175,8 @@ class Slot:
                     self.events.flush()
                 soon = 0 < claim.wait_ms <= _SOON_MS
                 try:
-                    pause_s = claim.wait_ms / 1000 if soon else settings.linger_s
+                    linger_s = min(settings.linger_s, _BETWEEN_S) if work.between else settings.linger_s
+                    pause_s = claim.wait_ms / 1000 if soon else linger_s
                     waited = not station.redis.blpop([ledger.bell_key], timeout=pause_s)
                 except AWAY:
                     waited = False  # asked again, that bears it

@@ -55,6 +55,7 @@ class Work:
     flow: bool = False  # whether it is a flow's, which these are for
     gather: str = ""
     fold: Callable[[Any, Any], Any] | None = None
+    between: bool = False  # stages of one flow: those before or behind it may have need of this slot
 
 
 class Station:
@@ -116,6 +117,7 @@ class Station:
             meta["results"].decode(), meta["on_error"].decode(),
             meta.get("down_index", b"").decode(), meta.get("down_celery", b"").decode(), Policy.stored(meta),
             int(meta["max_workers"]), starter, "flow" in meta, gather, fold,
+            between="flow" in meta and (len(ledger.names) > 1 or int(meta["stages"]) > 0),
         )  # fmt: skip
         if len(self._works) > 1000:
             self._works.clear()
