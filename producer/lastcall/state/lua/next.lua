@@ -95,11 +95,10 @@ elseif want > 0 then
 end
 local chunks, record = {}, {nonce}
 if #ids > 0 then
-  local values = {}
-  for at = 1, #ids, 2000 do
-    for _, value in ipairs(redis.call('HMGET', key(1, CHUNKS), unpack(ids, at, math.min(at + 1999, #ids)))) do
-      values[#values + 1] = value
-    end
+  local values = redis.call('HMGET', key(1, CHUNKS), unpack(ids, 1, math.min(#ids, 2000)))
+  for first = 2001, #ids, 2000 do
+    local more = redis.call('HMGET', key(1, CHUNKS), unpack(ids, first, math.min(first + 1999, #ids)))
+    for at, value in ipairs(more) do values[first + at - 1] = value end
   end
   local claimed = 0
   for at, id in ipairs(ids) do
@@ -134,12 +133,18 @@ if next(hand) then rest = string.find(held, ' rest$') end
 if rest then record[#record + 1] = 'rest' end
 local holds = #chunks > 0
 if holds ~= holding then add(1, 'holding', holds and 1 or -1) end
-local function tickets_elsewhere()
-  local downstream = {}
-  if DEPTH > 1 and not has_ended(get(2, 'state')) and (outputs > 0 or woken[2]) then downstream = mint(2, tonumber(ARGV[6])) end
-  if not FLOW then return downstream end
-  if DEPTH > 1 and get(2, 'slots') ~= ARGV[6] then set(2, 'slots', ARGV[6]) end
-  return downstream, {num(1, 'done') + num(1, 'dead') + num(1, 'cancelled'), rest and 1 or 0, wait_ms, mint_woken(3)}
+local tickets_elsewhere
+if DEPTH > 1 or FLOW then
+  function tickets_elsewhere()
+    local downstream = {}
+    if DEPTH > 1 and not has_ended(get(2, 'state')) and (outputs > 0 or woken[2]) then
+      downstream = mint(2, tonumber(ARGV[6]))
+    end
+    if not FLOW then return downstream end
+    if DEPTH > 1 and get(2, 'slots') ~= ARGV[6] then set(2, 'slots', ARGV[6]) end
+    local done = num(1, 'done') + num(1, 'dead') + num(1, 'cancelled')
+    return downstream, {done, rest and 1 or 0, wait_ms, mint_woken(3)}
+  end
 end
 if want == 0 and not holds then
   redis.call('ZREM', key(1, TICKETS), ticket)
@@ -149,7 +154,8 @@ if want == 0 and not holds then
   if not has_ended(get(1, 'state')) then
     minted = mint(1, redis.call('ZCARD', key(1, TICKETS)) + 1)  -- in place of this one
   end
-  local downstream, more = tickets_elsewhere()
+  local downstream, more = {}
+  if tickets_elsewhere then downstream, more = tickets_elsewhere() end
   return reply(NOTHING, {}, downstream, minted, more)
 end
 if holds or holding or not held then redis.call('HSET', key(1, HELD), ticket, table.concat(record, ' ')) end
@@ -158,7 +164,8 @@ if not holds then
   -- No more wait than there are tickets: one that looked without waiting was counted, too.
   if not has_ended(get(1, 'state')) and num(1, 'waiting') < redis.call('ZCARD', key(1, TICKETS)) then add(1, 'waiting', 1) end
 end
-local downstream, more = tickets_elsewhere()
+local downstream, more = {}
+if tickets_elsewhere then downstream, more = tickets_elsewhere() end
 if holds then return reply(OK, chunks, downstream, {}, more) end
 if has_ended(get(1, 'state')) then return reply(ENDED, get(1, 'state'), downstream, more) end
 return reply(NOTHING, {}, downstream, {}, more)
