@@ -208,11 +208,13 @@ class Feed:
             return
         self.left = True
         self.drop()
+        self._connection.send_minted(self._ledger)
 
     def lose(self) -> None:
         """Leave the queue without having put all of the input: it counts as lost."""
         self.drop()
         self._ledger.leave(self._name, self._epoch, lost=True)
+        self._connection.send_minted(self._ledger)
 
     def drop(self) -> None:
         """Renew the lease no more."""

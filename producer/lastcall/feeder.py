@@ -26,27 +26,32 @@ FEEDER: Final = "input"  # the producer's name
 _ROOM_S = 1.0  # how long to wait for the room bell before looking again
 _LOOK_S = 0.002  # how long to wait, at first, for what tells how large chunks are to be
 _MOST_LOOK_S = 0.1
+_GATHERED = 1_000  # items of a chunk for a gather
 _READY = 8  # chunks a slot that wait for one, at most
 
 
 class Feeder:
-    """Feeds a flow. queues: of its job, the first one first, each of which works while it is fed.
+    """Feeds a flow's first queue. works: those of its queues that work while it is fed, on each item for itself.
+
+    remaining: items of the input, where that is known. most: items of a chunk.
 
     After `fed` is set, `error` is what the input, or the way to the server, raised.
     """
 
     def __init__(
-        self, connection: Connection, queues: Sequence[StatusableQueue[Any]], items: Iterator[Any], *,
-        remaining: int | None, most: int, max_workers: int | None,
+        self, connection: Connection, first: StatusableQueue[Any], works: Sequence[StatusableQueue[Any]],
+        items: Iterator[Any], *, remaining: int | None, most: int, max_workers: int | None,
     ) -> None:  # fmt: skip
-        first = queues[0]
         self.fed = threading.Event()
         self.error: BaseException | None = None
         self.blocked = False  # the window is full
         self._connection = connection
-        self._queues = queues
+        self._first = first
+        self._works = works
         self._max_workers = max_workers
-        self._sizes = Sizes(remaining=remaining, most=most)
+        self._most = most
+        # Where a gather is first nothing tells: it takes together what came, of any size.
+        self._sizes = Sizes(None if works else min(_GATHERED, most), remaining, most=most)
         self._feed = Feed(connection, first._ledger, first.workers, FEEDER, items, self._sizes)
         self._stopped = threading.Event()
         self._known = 0  # items done, when that was looked at last
@@ -80,7 +85,7 @@ class Feeder:
         feed = self._feed
         try:
             while not self._stopped.is_set() and not (feed.exhausted and not feed.unsent):
-                slots = max(1, self._connection.slots(self._queues[0].workers))
+                slots = max(1, self._connection.slots(self._first.workers))
                 slots = min(slots, self._max_workers or slots)
                 room = self._look(slots)
                 if room <= 0:
@@ -110,9 +115,9 @@ class Feeder:
             self._leave()
 
     def _read(self, slots: int, chunks: int) -> None:
-        """Make chunks of the input: so many, or as many as come in some milliseconds."""
-        feed, deadline = self._feed, Deadline(FILL_S)
-        while len(feed.unsent) < chunks and not feed.exhausted and not deadline.passed:
+        """Make chunks of the input: so many, or as many as come in some milliseconds; a part of the window."""
+        feed, deadline, enough = self._feed, Deadline(FILL_S), self._feed.taken + self._most
+        while len(feed.unsent) < chunks and feed.taken < enough and not feed.exhausted and not deadline.passed:
             feed.read(slots)
 
     def _leave(self) -> None:
@@ -126,6 +131,8 @@ class Feeder:
     def _look(self, slots: int) -> int:
         """For how many chunks the slots have need; waits a moment where there is none. Learns what items take."""
         sizes, feed = self._sizes, self._feed
+        if not self._works:
+            return _READY * slots
         pause_s = _LOOK_S
         while not self._stopped.is_set():
             try:
@@ -141,7 +148,7 @@ class Feeder:
             elif not sizes.grown:
                 room = 2 * slots + 1 - ready
             else:
-                room = _READY * slots * len(self._queues) - ready
+                room = _READY * slots * len(self._works) - ready
             if room > 0:
                 return room
             self._stopped.wait(pause_s)
@@ -151,9 +158,9 @@ class Feeder:
     def _measure(self) -> tuple[int, float, int]:
         """Chunks that wait for a slot; what an item of the input takes where it takes longest (in microseconds); from
         how many items that is known, 0 while there is a queue that has some and has done none."""
-        job = self._queues[0].job
+        job = self._first.job
         pipeline = self._connection.redis.pipeline(transaction=False)
-        for queue in self._queues:
+        for queue in self._works:
             pipeline.hmget(keys.of_queue(job, queue.name, "meta"), "put", "busy", "done", "dead")
             pipeline.llen(keys.of_queue(job, queue.name, "ready"))
         replies: list[Any] = pipeline.execute()
@@ -171,6 +178,6 @@ class Feeder:
 
     def _wait_for_room(self) -> None:
         try:
-            self._connection.asking.blpop([self._queues[0]._ledger.room_key], timeout=_ROOM_S)
+            self._connection.asking.blpop([self._first._ledger.room_key], timeout=_ROOM_S)
         except AWAY as error:
             self._feed.outage.bear(error)

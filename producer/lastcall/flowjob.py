@@ -247,14 +247,11 @@ class FlowJob(Job):
             self._begin(first, plan)
             return
         assert items is not None
-        works = []  # those that work while it is fed
-        for queue, one in zip(self._made, self._plans, strict=True):
-            if one.barrier:
-                break
-            if not one.gather:
-                works.append(queue)
+        until_gathered = itertools.takewhile(lambda pair: not (pair[1].barrier or pair[1].gather),
+                                             zip(self._made, self._plans, strict=True))  # fmt: skip
+        works = [queue for queue, _ in until_gathered]
         self.feeder = Feeder(
-            self._connection, works or [first], itertools.chain(plan.initial, items),
+            self._connection, first, works, itertools.chain(plan.initial, items),
             remaining=len(items) if isinstance(items, Sized) else None,
             most=max(1, window // 4) if window else 10_000, max_workers=plan.options.max_workers,
         )  # fmt: skip

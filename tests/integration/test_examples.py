@@ -78,9 +78,25 @@ def test_three_ways(cluster: Cluster, way: str) -> None:
     assert sorted(lines) == sorted(f"ate {food} {n}" for food in ("bun", "mantou") for n in range(5))
 
 
+def test_flows(cluster: Cluster) -> None:
+    most = "[('the', 4), ('eaten', 2), ('mantou', 2)]"
+    modes = ("serial", "horizontal", "vertical", "streaming", "auto")
+    assert run("flows.py", cluster) == [
+        *(f"{mode} {most}" for mode in modes),
+        "[3, 'THE', 4, 'SOUP', 2, 'IS', 3, 'HOT']",
+    ]
+
+
+def test_the_program_in_the_page_about_flows(cluster: Cluster, tmp_path: Path) -> None:
+    (program,) = re.findall(r"```python\n(.*?)```", (ROOT / "docs/flows.md").read_text(encoding="utf-8"), re.DOTALL)
+    script = tmp_path / "program.py"
+    script.write_text(program, encoding="utf-8")
+    assert run(str(script), cluster) == ["True"]
+
+
 def test_every_example_is_run_here() -> None:
     assert {str(path.relative_to(EXAMPLES)) for path in EXAMPLES.rglob("*.py")} == {
-        "buns.py", "kettle.py", "pools.py",
+        "buns.py", "flows.py", "kettle.py", "pools.py",
         "three_ways/sentinels.py", "three_ways/joinable.py", "three_ways/statusable.py",
     }  # fmt: skip
 
@@ -99,6 +115,7 @@ PRINTED = (
     [str(list(range(10))), "[6, 20]", "42", "42", "0", "1", "2"],
     [str([n**3 for n in range(10)]), "729"],
     ["[0.96666667 0.96666667 0.96666667 0.93333333 1.        ]"],
+    ["42"] * 5,
 )
 
 
@@ -128,7 +145,7 @@ def test_the_program_in_the_page_on_asyncio(cluster: Cluster, tmp_path: Path) ->
 @pytest.mark.parametrize(
     ("program", "printed"),
     list(zip(PROGRAMS, PRINTED, strict=True)),
-    ids=["map and queue", "consumer", "asyncio", "failures", "pools", "executor", "joblib"],
+    ids=["map and queue", "consumer", "asyncio", "failures", "pools", "executor", "joblib", "flows"],
 )
 def test_the_readmes_programs_do_what_they_say_and_may_be_run_again(
     cluster: Cluster, tmp_path: Path, program: str, printed: list[str]

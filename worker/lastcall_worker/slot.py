@@ -67,6 +67,7 @@ _MOST_CHUNKS = 16
 _LONG_S = 0.1  # where a chunk took longer, the next is shown as started before it ends
 
 _SOON_MS = 1000  # for which a slot waits itself until its queue's rate lets something through
+_BETWEEN_S = 0.005  # how long a slot lingers at most at a queue whose neighbours' tickets may wait for it
 _NO_LIMIT_S = 10 * 365 * 86_400
 
 _log = logging.getLogger(__name__)
@@ -188,7 +189,8 @@ class Slot:
     def linger(self, work: Work, claim: Claim) -> tuple[bool, bool]:
         """Wait at the bell of a queue that had nothing. Gives whether it did not ring, and whether to leave then."""
         soon = 0 < claim.wait_ms <= _SOON_MS
-        pause_s = claim.wait_ms / 1000 if soon else self.station.settings.linger_s
+        linger_s = self.station.settings.linger_s
+        pause_s = claim.wait_ms / 1000 if soon else min(linger_s, _BETWEEN_S) if work.between else linger_s
         try:
             waited = not self.station.redis.blpop([work.ledger.bell_key], timeout=pause_s)
         except AWAY:

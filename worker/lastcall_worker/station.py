@@ -68,6 +68,7 @@ class Work:
     gather: str = ""
     fold: Callable[[Any, Any], Any] | None = None
     record: str = ""  # what is written into the job's history
+    between: bool = False  # stages of one flow: those before or behind it may have need of this slot
 
 
 class Station:
@@ -134,6 +135,7 @@ class Station:
             meta.get("down_index", b"").decode(), meta.get("down_celery", b"").decode(), policy,
             int(meta["max_workers"]), starter, concurrency, "flow" in meta, gather, fold,
             meta.get("record", b"").decode(),
+            between="flow" in meta and (len(ledger.names) > 1 or int(meta["stages"]) > 0),
         )  # fmt: skip
         if len(self._works) > 1000:
             self._works.clear()
