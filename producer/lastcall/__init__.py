@@ -24,6 +24,7 @@ from lastcall.current import current
 from lastcall.executor import Executor
 from lastcall.flow import Flow, Stage, batch, fan_out, filter, reduce, stage
 from lastcall.flowjob import FlowJob
+from lastcall.history import Event
 from lastcall.job import Job
 from lastcall.letters import DeadLetter
 from lastcall.map import Failure
@@ -52,6 +53,7 @@ __all__ = [
     "Client",
     "Consumer",
     "DeadLetter",
+    "Event",
     "Executor",
     "Failure",
     "Flow",

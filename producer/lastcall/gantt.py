@@ -9,6 +9,7 @@ import html
 import io
 import os
 from collections.abc import Iterable, Sequence
+from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
@@ -39,7 +40,8 @@ def save(events: Iterable[Event], path: str | os.PathLike[str], *, title: str = 
         figure.savefig(target, dpi=144)
         return target
     text = io.StringIO()
-    figure.savefig(text, format="svg")
+    with _style():
+        figure.savefig(text, format="svg")
     svg = text.getvalue()
     target.write_text(_page(svg, title) if target.suffix.lower() == ".html" else svg, encoding="utf-8")
     return target
@@ -63,7 +65,7 @@ def draw(events: Iterable[Event], *, title: str = "", stages: Sequence[str] = ()
     slots = sorted({(bar.worker, bar.slot) for bar in bars})
     began = bars[0].began_ms
     width_s = max((max(bar.ended_ms for bar in bars) - began) / 1000, 1e-6)
-    with mpl.rc_context({"svg.fonttype": "none", "svg.hashsalt": "lastcall", "font.size": 9}):
+    with _style():
         figure = Figure(figsize=(10, 1.3 + _ROW_IN * len(slots)), layout="constrained")
         axes = figure.add_subplot()
         colours = mpl.colormaps["tab10" if len(names) <= 10 else "tab20"]
@@ -86,6 +88,13 @@ def draw(events: Iterable[Event], *, title: str = "", stages: Sequence[str] = ()
         axes.spines[["top", "right"]].set_visible(False)
         figure.legend(loc="outside upper right", ncols=min(len(names), 6), frameon=False)
     return figure
+
+
+def _style() -> AbstractContextManager[None]:
+    """Text stays text, and the same job gives the same file."""
+    import matplotlib as mpl
+
+    return mpl.rc_context({"svg.fonttype": "none", "svg.hashsalt": "lastcall", "font.size": 9})
 
 
 def _gid(bar: Event) -> str:

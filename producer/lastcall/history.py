@@ -52,7 +52,8 @@ class Event:
     at_ms: on the server's clock. chunk: its id; items: how many; first: the number of the first in the chunk that was
     put. attempt: from 1. runtime_s: what it took; ended_ms: when that was over. worker, slot, ticket: where it ran.
     source: of its items, which of the source's they come from: each a number or, behind a batch or reduce, several.
-    made: outputs, or results. error: "Type: message"; traceback: remote. said: more, in words.
+    made: outputs, or results. failed: of the items of a chunk, those that failed. error: "Type: message"; traceback:
+    the remote one. said: more, in words.
     """
 
     kind: Kind
@@ -70,6 +71,7 @@ class Event:
     ticket: str = ""
     source: tuple[int | tuple[int, ...], ...] | range = ()
     made: int = 0
+    failed: tuple[int, ...] = ()
     error: str = ""
     traceback: str = ""
     said: str = ""
@@ -248,7 +250,7 @@ def _events(job: str, entry: str, fields: Fields) -> Iterator[Event]:
         kind, queue, chunk = field.decode().split(" ", 2)
         if kind not in KINDS:
             continue  # what belongs to one of the others
-        told = msgpack.unpackb(data)
+        told = _plain(msgpack.unpackb(data, raw=True))
         yield Event(
             kind=kind, job=job, queue=queue, chunk=chunk, at_ms=at_ms, entry=entry,  # type: ignore[arg-type]
             items=told.get("items", 1), first=told.get("first", 0), attempt=told.get("attempt", 0),
@@ -256,9 +258,18 @@ def _events(job: str, entry: str, fields: Fields) -> Iterator[Event]:
             worker=told.get("worker", ""), slot=told.get("slot", ""), ticket=told.get("ticket", ""),
             source=_source(told),
             made=told.get("made", 0), error=told.get("error", ""), traceback=told.get("traceback", ""),
-            said=told.get("said", ""), payload=told.get("payload") or fields.get(f"args {queue} {chunk}".encode()),
+            said=told.get("said", ""), failed=tuple(told.get("failed", ())),
+            payload=told.get("payload") or fields.get(f"args {queue} {chunk}".encode()),
             gave=_gave(fields, queue, chunk) if kind == "done" else (),
         )  # fmt: skip
+
+
+def _plain(told: Mapping[bytes, Any]) -> dict[str, Any]:
+    """Scripts know no difference between text and bytes, which are the arguments alone."""
+    return {
+        name.decode(): value.decode() if isinstance(value, bytes) and name != b"payload" else value
+        for name, value in told.items()
+    }
 
 
 def _gave(fields: Fields, queue: str, chunk: str) -> tuple[tuple[str, bytes], ...]:

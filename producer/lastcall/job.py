@@ -8,8 +8,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from lastcall import gantt
+from lastcall.checks import one_of
 from lastcall.errors import ConfigError, UnknownJob
-from lastcall.history import Event, History, Kind, Watch
+from lastcall.history import KINDS, Event, History, Kind, Watch
 from lastcall.map import MAP
 from lastcall.progress import Progress
 from lastcall.queue import StatusableQueue, attach
@@ -101,12 +102,20 @@ class Job:
         called in one thread of the job's, in the order of the events; what one raises is logged. Raises UnknownJob;
         ConfigError where nothing is recorded.
         """
+        one_of("kind", kind, KINDS)
         if self._watch is None:
             if not any(ledger.meta().get("record") for ledger in self.ledgers()):
                 raise ConfigError("on()", "called on a job that is recorded", f"job {self.id}, which is not",
                                   'make its queues with record="all", "times" or "failures"')  # fmt: skip
             self._watch = Watch(self._connection, self.id)
         self._watch.on(kind, callback)
+
+    @property
+    def watch(self) -> Watch:
+        """What tells the callbacks of on(): wait() for it, or close() it. Raises ConfigError where there are none."""
+        if self._watch is None:
+            raise ConfigError("watch", "asked for behind on()", "no callback", "job.on(kind, callback)")
+        return self._watch
 
     @reaching
     def trace(self, item: int | str) -> Trace:

@@ -74,6 +74,7 @@ def replay(
     if queue and queue not in names:
         raise ConfigError("queue", f"one of the job's: {', '.join(names)}", repr(queue))
     of_it = [(event, at) for event, at in way.events if queue in ("", event.queue) and event.kind in (*_FAILED, "done")]
+    of_it = [(event, at) for event, at in of_it if at not in event.failed]
     failed = [one for one in of_it if one[0].kind in _FAILED]
     for event, index in reversed(failed or of_it):
         value = value_of(connection, event, index)

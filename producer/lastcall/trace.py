@@ -67,7 +67,7 @@ def trace(connection: Connection, job: str, item: str | int) -> Trace:
         place = order.get(event.queue, len(order))
         if event.kind == "put":
             there_ms.setdefault(place, event.at_ms)
-        if event.kind in ("put", "started", "ended"):
+        if event.kind in ("put", "started", "ended") or index in event.failed:
             continue
         since = there_ms.get(place)
         waited_s = max(0.0, event.began_ms - since) / 1000 if since is not None and event.runtime_s else None

@@ -229,7 +229,7 @@ def test_every_key_is_documented_with_its_type() -> None:
 def test_keys_of_a_job_share_a_slot_and_those_of_two_queues_nothing_else() -> None:
     one, two = keys.queue("j", "one"), keys.queue("j", "two")
     assert all(key.startswith(f"{keys.PREFIX}:{{j}}:") for key in one + two)
-    assert set(one) & set(two) == {keys.of_job("j", part) for part in ("room", "job", "events")}
+    assert set(one) & set(two) == {keys.of_job("j", part) for part in ("room", "job", "events", "failures")}
     assert len(set(one)) == len(one) == len(keys.PARTS)
     assert keys.chain("j", ["one", "two"]) == one + two
 

@@ -39,7 +39,10 @@ def notes_of(
     }  # fmt: skip
     notes = []
     if work.record != "failures":
-        notes.append(Note("done", chunk.id, ended, {**told, "items": chunk.items, "made": made, **_source(origins)}))
+        done = {**told, "items": chunk.items, "made": made, **_source(origins)}
+        if errors:
+            done["failed"] = list(errors)
+        notes.append(Note("done", chunk.id, ended, done))
     letters = "dead" if work.on_error == "dead" else "failed"
     for at, (_, type_name, message, text, _) in errors.items():
         error = f"{type_name.removeprefix('builtins.')}: {message[:_MOST_MESSAGE]}"
