@@ -230,6 +230,33 @@ def test_an_item_that_fails_stops_it_or_is_put_aside_or_among_the_results(place:
     assert place.values() == {0: "good", 1: "bad 1", 2: "fine", 3: "bad 3"}
 
 
+def test_ctrl_c_before_anything_came_is_130_too_and_an_ignored_one_is_ignored(place: Place) -> None:
+    os.mkfifo(place.path / "pipe")
+    with place.start("job.py:work", "pipe", "-o", "out.jsonl") as process:
+        writer = os.open(place.path / "pipe", os.O_WRONLY)  # once it reads
+        process.send_signal(signal.SIGINT)
+        out, err = process.communicate(timeout=60)
+        os.close(writer)
+    assert (process.returncode, out) == (130, "")
+    assert err == "interrupted\n"
+
+    before = signal.signal(signal.SIGINT, signal.SIG_IGN)  # as a shell has it for what it runs in the background
+    try:
+        with place.start("job.py:work", stdin=subprocess.PIPE) as process:
+            signal.signal(signal.SIGINT, before)
+            assert process.stdin is not None
+            assert process.stdout is not None
+            process.stdin.write("a\n")
+            process.stdin.flush()
+            assert "A" in process.stdout.readline()
+            process.send_signal(signal.SIGINT)
+            out, _ = process.communicate("b\n", timeout=60)
+    finally:
+        signal.signal(signal.SIGINT, before)
+    assert process.returncode == 0
+    assert '"value": "B"' in out
+
+
 def test_what_is_no_items_fault_ends_it_whatever_is_to_become_of_errors(place: Place) -> None:
     code, out, err = place.run("job:work", "--on-error", "dead", "-o", "out.jsonl", said="a\n")
     assert (code, out) == (1, "")

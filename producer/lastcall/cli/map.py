@@ -208,7 +208,9 @@ def _signals() -> Iterator[None]:
             signal.signal(one, signal.SIG_DFL)
         raise Told(number)
 
-    before = {number: signal.signal(number, tell) for number in (signal.SIGINT, signal.SIGTERM)}
+    # What a shell has it ignore, as nohup or `&` in a script do, stays ignored.
+    heeded = [one for one in (signal.SIGINT, signal.SIGTERM) if signal.getsignal(one) is not signal.SIG_IGN]
+    before = {number: signal.signal(number, tell) for number in heeded}
     try:
         yield
     finally:
