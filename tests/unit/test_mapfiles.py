@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import json
 import os
+import stat
 import sys
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -238,6 +240,69 @@ def test_a_file_that_is_not_of_ours_is_not_written_to(here: Path) -> None:
     with pytest.raises(ConfigError, match=r"there is no out\.lastcall that tells"):
         journal()
     assert (here / "out").read_text() == "mine\n"
+
+
+def test_errors_and_results_are_not_the_same_file(here: Path) -> None:
+    (here / "out").touch()
+    (here / "link").symlink_to("out")
+    with pytest.raises(ConfigError, match="--errors must be another file than --output, got 'link'"):
+        Journal("out", "link")
+
+
+def test_errors_that_go_to_a_device_are_not_kept_and_the_device_stays(here: Path) -> None:
+    (here / "in.txt").write_text("a\nb")
+    os.mkfifo("errors")
+    reader = os.open("errors", os.O_RDWR)
+    try:
+        for options in ({}, {"retry_errors": True}, {"restart": True}):
+            out = Journal("out", "errors")
+            out.begin("m:f", [open_input("in.txt", None)], **{"restart": False, "retry_errors": False, **options})
+            line = lines.of_error(1, ValueError("1"), "b")
+            assert not out.is_done(1)
+            out.write(1, line, failed=True, aside=True)
+            out.close()
+            assert os.read(reader, 1000) == line
+    finally:
+        os.close(reader)
+    assert stat.S_ISFIFO(os.stat("errors").st_mode)
+
+
+def test_what_cannot_be_written_beside_the_output_is_told(here: Path) -> None:
+    (here / "in.txt").write_text("a")
+    inputs = [open_input("in.txt", None)]
+    out = Journal("x" * 250, None)
+    with pytest.raises(ConfigError, match="--output must be a file that can be read and written, as those beside it"):
+        out.begin("m:f", inputs, restart=False, retry_errors=False)
+    out.close()
+    out = Journal("out", "no/errors")
+    out.begin("m:f", inputs, restart=False, retry_errors=False)
+    with pytest.raises(ConfigError, match="--errors must be a file that can be written, got 'no/errors': No such file"):
+        out.write(0, b"", failed=True, aside=True)
+    out.close()
+
+
+def test_a_pipe_is_written_when_somebody_reads_it(here: Path) -> None:
+    os.mkfifo("out")
+    with ThreadPoolExecutor(1) as pool:
+        out = pool.submit(Journal, "out", None)
+        reader = os.open("out", os.O_RDONLY)
+        try:
+            out.result(10).write(0, b"line\n")
+            assert os.read(reader, 100) == b"line\n"
+        finally:
+            os.close(reader)
+        with pytest.raises(BrokenPipeError):
+            out.result().write(1, b"line\n")
+        os.close(out.result()._fd)
+
+
+def test_an_output_by_a_link_stays_one_when_errors_are_dropped(written: Path) -> None:
+    written.rename("elsewhere")
+    written.symlink_to("elsewhere")
+    os.chmod("elsewhere", 0o640)
+    assert done(journal(retry_errors=True)) == ([0, 1], 2, 0)
+    assert written.is_symlink()
+    assert stat.S_IMODE(os.stat("elsewhere").st_mode) == 0o640
 
 
 def test_an_output_is_written_by_one_at_a_time(written: Path) -> None:
