@@ -39,7 +39,7 @@ def read(*names: str, as_json: bool | None = None, done: set[int] = frozenset())
     )
     for _ in items:
         pass
-    return list(items.under_way.values()), refused
+    return list(items._under_way.values()), refused
 
 
 # Items
@@ -79,6 +79,26 @@ def test_what_is_no_input_is_told(here: Path) -> None:
     for name, said in (("nowhere.txt", "No such file"), (".", r"say \./\*\*")):
         with pytest.raises(ConfigError, match=said):
             open_input(name, None)
+
+
+def test_what_is_refused_is_told_in_its_place_and_few_wait_for_it(here: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("lastcall.mapfiles.inputs._BAD_AHEAD", 3)
+    (here / "a.jsonl").write_text("{\n1\n{\n2\n" + "{\n" * 5 + "3\n{\n")
+    told: list[int] = []
+    items = Items(
+        [open_input("a.jsonl", None)], lambda index: False, lambda index, error: told.append(index), in_order=True
+    )
+    assert (next(items), next(items), told) == (1, 2, [0])
+    with pytest.raises(NotYet):
+        next(items)
+    assert items.take(0) == (1, 1)
+    assert told == [0]
+    assert items.take(1) == (3, 2)
+    assert told == [0, 2]
+    assert (next(items), told) == (3, [0, 2, 4, 5, 6, 7, 8])
+    assert list(items) == []
+    items.tell_refused()
+    assert told[-1] == 10
 
 
 def test_a_pipe_gives_its_lines_as_they_come(here: Path) -> None:

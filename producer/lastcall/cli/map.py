@@ -119,7 +119,7 @@ def command(
 
     def work() -> None:
         with Client(slots=slots) as client:
-            items = Items(sources, journal.is_done, run.refused)
+            items = Items(sources, journal.is_done, run.refused, in_order=ordered and on_error != "stop")
             results = MapResults(
                 client._open(), call, [items], ordered=ordered, chunksize=chunksize, workers=workers,
                 max_workers=max_workers, timeout=None, goes_on=True, numbered=True,
@@ -155,7 +155,7 @@ class Run:
     def write(self, results: MapResults, items: Items) -> None:
         """All of them. Raises Stopped; what a map raises; FunctionNotImportable, FunctionNotAllowed."""
         for place, value in results:
-            index, item = items.under_way.pop(place)
+            index, item = items.take(place)
             if type(value) is Failure:
                 if isinstance(value.error, FunctionNotImportable | FunctionNotAllowed):
                     raise value.error  # it is no item's fault
@@ -167,6 +167,7 @@ class Run:
                 self._failed(index, error, item)
             else:
                 self._journal.write(index, line)
+        items.tell_refused()
 
     def refused(self, index: int, error: BadItem) -> None:
         """An item that cannot be read has failed."""

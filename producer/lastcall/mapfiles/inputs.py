@@ -12,6 +12,8 @@ import os
 import select
 import stat
 import sys
+import time
+from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any, BinaryIO, Final
 
@@ -22,6 +24,7 @@ _JSON = (".jsonl", ".ndjson")
 _WHOLE_BYTES: Final = 16 << 20  # up to here a file is known by what is in it, beyond by its size and time
 _PIPE_S: Final = 0.01  # to wait for a pipe before results are looked at
 _READ_BYTES: Final = 1 << 16
+_BAD_AHEAD: Final = 1000  # refused items that wait for results before them
 
 
 class BadItem(ValueError):
@@ -198,14 +201,17 @@ def open_input(name: str, as_json: bool | None, without: Sequence[str] = ()) -> 
 class Items(Iterator[Any]):
     """The items of all inputs that are not done, one after the other.
 
-    is_done: by index. refused: told of an item that cannot be read: index, why.
-    under_way: place among the items that were given -> index and item; whoever has the item's result takes it out.
+    is_done: by index. refused: told of an item that cannot be read: index, why. in_order: is told of it when the items
+    before it are no longer under way, else at once.
     """
 
     def __init__(
-        self, inputs: Sequence[Input], is_done: Callable[[int], bool], refused: Callable[[int, BadItem], None]
-    ) -> None:
-        self.under_way: dict[int, tuple[int, Any]] = {}
+        self, inputs: Sequence[Input], is_done: Callable[[int], bool], refused: Callable[[int, BadItem], None],
+        *, in_order: bool = False,
+    ) -> None:  # fmt: skip
+        self._under_way: dict[int, tuple[int, Any]] = {}  # place among those that were given -> index, item
+        self._bad: deque[tuple[int, BadItem]] = deque()  # what `refused` is to be told
+        self._in_order = in_order
         self._coming = iter([source.items() for source in inputs])
         self._items: Iterator[Any] = iter(())
         self._is_done, self._refused = is_done, refused
@@ -213,6 +219,11 @@ class Items(Iterator[Any]):
 
     def __next__(self) -> Any:
         while True:
+            if self._bad and (not self._in_order or not self._under_way):
+                self.tell_refused()
+            if len(self._bad) >= _BAD_AHEAD:
+                time.sleep(_PIPE_S)
+                raise NotYet
             read = next(self._items, None)
             if read is None:
                 self._items = next(self._coming)  # StopIteration after the last one
@@ -224,8 +235,20 @@ class Items(Iterator[Any]):
             try:
                 item = read()
             except BadItem as error:
-                self._refused(index, error)
+                self._bad.append((index, error))
                 continue
-            self.under_way[self._given] = index, item
+            self._under_way[self._given] = index, item
             self._given += 1
             return item
+
+    def take(self, place: int) -> tuple[int, Any]:
+        """The index and the item that was given as the place-th, from 0, and has its result now."""
+        index, item = self._under_way.pop(place)
+        if self._in_order:
+            self.tell_refused(index)
+        return index, item
+
+    def tell_refused(self, before: int | None = None) -> None:
+        """Tell of the items that were refused, all or those before an index."""
+        while self._bad and (before is None or self._bad[0][0] < before):
+            self._refused(*self._bad.popleft())
