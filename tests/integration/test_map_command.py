@@ -240,6 +240,17 @@ def test_lines_that_cannot_be_read_are_among_the_results_in_their_order(place: P
     assert "item 0 failed: BadItem: line 1 of in.jsonl is not JSON" in err
 
 
+def test_output_that_is_the_input_is_refused_and_the_input_stays(place: Place) -> None:
+    place.write("in.txt", ["a", "b"])
+    for args in (("-o", "in.txt", "--restart"), ("-o", "out", "--errors", "./in.txt", "--restart")):
+        code, _, err = place.run("job.py:work", "in.txt", *args)
+        assert code == 1
+        assert "--input must be another file than those that are written" in err
+    with open(place.path / "in.txt") as stdin, place.start("job.py:work", "-o", "in.txt", stdin=stdin.fileno()) as it:
+        assert "--input must be another file than those that are written" in it.communicate(timeout=60)[1]
+    assert place.lines("in.txt") == ["a", "b"]
+
+
 def test_ctrl_c_before_anything_came_is_130_too_and_an_ignored_one_is_ignored(place: Place) -> None:
     os.mkfifo(place.path / "pipe")
     with place.start("job.py:work", "pipe", "-o", "out.jsonl") as process:

@@ -81,6 +81,14 @@ def test_what_is_no_input_is_told(here: Path) -> None:
             open_input(name, None)
 
 
+def test_what_is_written_is_no_input_by_any_name(here: Path) -> None:
+    (here / "out").write_text("1\n")
+    (here / "link").symlink_to("out")
+    for name in ("out", "./out", "link"):
+        with pytest.raises(ConfigError, match="--input must be another file than those that are written"):
+            open_input(name, None, ["elsewhere", "out"])
+
+
 def test_what_is_refused_is_told_in_its_place_and_few_wait_for_it(here: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("lastcall.mapfiles.inputs._BAD_AHEAD", 3)
     (here / "a.jsonl").write_text("{\n1\n{\n2\n" + "{\n" * 5 + "3\n{\n")

@@ -105,7 +105,7 @@ def command(
     journal = Journal(output, errors)
     if (restart or retry_errors) and not journal.resumable:
         raise click.UsageError("--restart and --retry-errors are for an --output that is a file")
-    own = [path for path in (output, errors, journal.head) if path]
+    own = [output, journal.head, *([errors] if errors else [])]
     sources = [open_input(name, as_json, own) for name in (*inputs, *more) or ("-",)]
     journal.begin(function, sources, restart=restart, retry_errors=retry_errors)
     run = Run(journal, values=values, with_input=with_input, on_error=on_error)

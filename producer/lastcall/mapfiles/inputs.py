@@ -178,9 +178,11 @@ class _PipeItems(Iterator[Any]):
 def open_input(name: str, as_json: bool | None, without: Sequence[str] = ()) -> Input:
     """The input of that name: "-", a file, a pipe, or a glob.
 
-    as_json: whether lines are JSON; None: those of *.jsonl and *.ndjson are. without: paths that a glob leaves out.
-    Raises ConfigError.
+    as_json: whether lines are JSON; None: those of *.jsonl and *.ndjson are. without: paths that are written ("-":
+    stdout), which a glob leaves out and which cannot be inputs. Raises ConfigError.
     """
+    if any(_same_file(name, path) for path in without):
+        raise ConfigError("--input", "another file than those that are written", repr(name), "name another --output")
     lines_are_json = name.endswith(_JSON) if as_json is None else as_json
     if name == "-":
         return Pipe(name, lines_are_json)
@@ -195,7 +197,22 @@ def open_input(name: str, as_json: bool | None, without: Sequence[str] = ()) -> 
     try:
         return File(name, lines_are_json) if stat.S_ISREG(mode) else Pipe(name, lines_are_json)
     except OSError as error:
-        raise ConfigError("--input", "a file that can be read", repr(name), error.strerror or str(error)) from None
+        raise _unreadable(name, error) from None
+
+
+def _unreadable(name: str, error: OSError) -> ConfigError:
+    return ConfigError("--input", "a file that can be read", repr(name), error.strerror or str(error))
+
+
+def _same_file(name: str, written: str) -> bool:
+    """Whether that input is that output, and a file: one that is read while it is written has no end."""
+    try:
+        read = os.fstat(0) if name == "-" else os.stat(name)
+        return stat.S_ISREG(read.st_mode) and os.path.samestat(
+            read, os.fstat(1) if written == "-" else os.stat(written)
+        )
+    except OSError:  # one of them is not there
+        return False
 
 
 class Items(Iterator[Any]):
