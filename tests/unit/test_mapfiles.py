@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import stat
@@ -76,7 +77,7 @@ def test_a_glob_gives_the_paths_of_files_in_order_without_the_commands_own(here:
 
 
 def test_what_is_no_input_is_told(here: Path) -> None:
-    for name, said in (("nowhere.txt", "No such file"), (".", r"say \./\*\*")):
+    for name, said in (("nowhere.txt", "No such file"), (".", r"say \./\*\*"), ("no*", "no file is called that")):
         with pytest.raises(ConfigError, match=said):
             open_input(name, None)
 
@@ -87,6 +88,21 @@ def test_what_is_written_is_no_input_by_any_name(here: Path) -> None:
     for name in ("out", "./out", "link"):
         with pytest.raises(ConfigError, match="--input must be another file than those that are written"):
             open_input(name, None, ["elsewhere", "out"])
+
+
+def test_a_byte_order_mark_is_no_part_of_the_first_line(here: Path) -> None:
+    (here / "a.txt").write_bytes(b"\xef\xbb\xbfa\n\xef\xbb\xbfb\n")
+    (here / "b.jsonl").write_bytes(b"\xef\xbb\xbf[1]\r\n")
+    assert read("a.txt", "b.jsonl") == ([(0, "a"), (1, "\ufeffb"), (2, [1])], [])
+
+
+def test_json_that_is_too_deep_is_refused_and_what_only_python_takes_for_json_is_told(here: Path) -> None:
+    (here / "a.jsonl").write_text("[" * 100_000 + "\nNaN\n1e999\n")
+    items, refused = read("a.jsonl")
+    assert refused[0].startswith("0: line 1 of a.jsonl is not JSON: maximum recursion depth")
+    for (_, item), told in zip(items, ("nan", "inf"), strict=True):
+        assert json.loads(lines.of_error(1, ValueError("x"), item))["input"] == told
+        assert json.loads(lines.of_value(1, 7, "json", item)) == {"index": 1, "value": 7, "input": told}
 
 
 def test_what_is_refused_is_told_in_its_place_and_few_wait_for_it(here: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -107,6 +123,23 @@ def test_what_is_refused_is_told_in_its_place_and_few_wait_for_it(here: Path, mo
     assert list(items) == []
     items.tell_refused()
     assert told[-1] == 10
+
+
+def test_a_line_of_megabytes_comes_out_of_a_pipe_whole(here: Path) -> None:
+    os.mkfifo("pipe")
+    line = b"x" * (20 << 20)
+    with ThreadPoolExecutor(1) as pool:
+        pool.submit(Path("pipe").write_bytes, b"a\n" + line + b"\nb")
+        pipe = open_input("pipe", None)
+        found: list[str] = []
+        items = pipe.items()
+        while True:
+            with contextlib.suppress(NotYet):
+                item = next(items, None)
+                if item is None:
+                    break
+                found.append(item())
+    assert [len(one) for one in found] == [1, 20 << 20, 1]
 
 
 def test_a_pipe_gives_its_lines_as_they_come(here: Path) -> None:

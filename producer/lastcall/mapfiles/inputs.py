@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import glob
 import hashlib
+import io
 import json
 import os
 import select
@@ -63,6 +64,8 @@ class Paths(Input):
             for path in glob.iglob(pattern, recursive=True)
             if os.path.isfile(path) and os.path.abspath(path) not in apart
         )
+        if not self._paths:
+            raise ConfigError("--input", "a file, - or a glob of some", repr(pattern), "no file is called that")
         self.count = len(self._paths)
 
     def identity(self) -> dict[str, Any]:
@@ -92,9 +95,9 @@ class Lines(Input):
 
     def _item(self, line: bytes, number: int) -> Any:
         try:
-            text = line.removesuffix(b"\n").removesuffix(b"\r").decode()
+            text = line.removesuffix(b"\n").removesuffix(b"\r").decode("utf-8-sig" if number == 1 else "utf-8")
             return json.loads(text) if self._as_json else text
-        except ValueError as error:
+        except (ValueError, RecursionError) as error:
             what = "UTF-8" if isinstance(error, UnicodeDecodeError) else "JSON"
             raise BadItem(f"line {number} of {self.name} is not {what}: {error}") from None
 
@@ -121,8 +124,11 @@ class File(Lines):
         return all(self._identity[key] == before.get(key) for key in ("json", "size", known))
 
     def _lines(self) -> Iterator[bytes]:
-        with open(self.name, "rb") as file:
-            yield from file
+        try:
+            with open(self.name, "rb") as file:
+                yield from file
+        except OSError as error:
+            raise _unreadable(self.name, error) from None
 
 
 class Pipe(Lines):
@@ -130,14 +136,17 @@ class Pipe(Lines):
 
     def __init__(self, name: str, as_json: bool) -> None:
         super().__init__(name, as_json)
+        if name == "-" and sys.stdin is None:
+            raise ConfigError("--input", "a file, or a stdin that is open", "a closed stdin")
         self._file: BinaryIO = sys.stdin.buffer if name == "-" else open(name, "rb")  # noqa: SIM115  # until the end
-        self._buffer = b""
+        self._lines_read: deque[bytes] = deque()
+        self._torn: list[bytes] = []  # pieces of the line whose end is yet to come
         self._ended = False
 
     def identity(self) -> dict[str, Any]:
-        while not self._ended and b"\n" not in self._buffer:
+        while not self._ended and not self._lines_read:
             self._read(None)
-        first = self._buffer.partition(b"\n")[0]
+        first = self._lines_read[0].removesuffix(b"\n") if self._lines_read else b""
         return {"json": self._as_json, "first line": hashlib.blake2b(first, digest_size=16).hexdigest()}
 
     def items(self) -> Iterator[Any]:
@@ -146,20 +155,28 @@ class Pipe(Lines):
 
     def line(self) -> bytes | None:
         """The next line; None at the end. Raises NotYet."""
-        while b"\n" not in self._buffer and not self._ended:
+        while not self._lines_read and not self._ended:
             self._read(_PIPE_S)
-        line, end, rest = self._buffer.partition(b"\n")
-        self._buffer = rest
-        return line + end or None
+        return self._lines_read.popleft() if self._lines_read else None
 
     def _read(self, wait_s: float | None) -> None:
         if not select.select([self._file], [], [], wait_s)[0]:
             raise NotYet
         data = os.read(self._file.fileno(), _READ_BYTES)
-        self._buffer += data
+        for piece in io.BytesIO(data):  # lines, the last one perhaps without its end
+            self._torn.append(piece)
+            if piece.endswith(b"\n"):
+                self._end_line()
         if not data:
             self._ended = True
-            self._file.close()
+            if self.name != "-":
+                self._file.close()
+            if self._torn:
+                self._end_line()
+
+    def _end_line(self) -> None:
+        self._lines_read.append(b"".join(self._torn))
+        self._torn.clear()
 
 
 class _PipeItems(Iterator[Any]):
