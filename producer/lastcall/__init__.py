@@ -16,6 +16,7 @@ from lastcall.letters import DeadLetter
 from lastcall.pool import Pool, ThreadPool
 from lastcall.producer import Producer
 from lastcall.queue import StatusableQueue
+from lastcall.queues import JoinableQueue, Queue
 from lastcall.settings import Settings
 from lastcall.state.ledger import Status
 from lastcall.task import task
@@ -27,8 +28,10 @@ __all__ = [
     "DeadLetter",
     "Executor",
     "Job",
+    "JoinableQueue",
     "Pool",
     "Producer",
+    "Queue",
     "Settings",
     "Status",
     "StatusableQueue",

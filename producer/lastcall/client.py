@@ -51,7 +51,7 @@ class Client:
         if settings.url is None:
             from lastcall.local import LocalCluster  # needs the extra `local`, a client does not
 
-            self._cluster = LocalCluster(slots, environment=_environment(settings))
+            self._cluster = LocalCluster(slots, environment=environment_of(settings))
             host(self._cluster)
             settings = replace(settings, url=self._cluster.url, key=self._cluster.key, broker_url=None)
         elif slots is not None:
@@ -237,7 +237,7 @@ class Client:
         return self._connection
 
 
-def _environment(settings: Settings) -> dict[str, str]:
+def environment_of(settings: Settings) -> dict[str, str]:
     """Settings that the private workers are to share."""
     names = ("lease_s", "slice_s", "linger_s", "reap_s", "ttl_s", "max_item_bytes", "worker_wait_s")
     return {f"LASTCALL_{name.upper()}": str(getattr(settings, name)) for name in names}

@@ -21,6 +21,7 @@ ENDED = ("DRAINED", "INCOMPLETE", "CANCELLED")
 RESULTS = ("keep", "once", "discard")
 ON_LOST = ("fail", "wait", "ignore")
 ON_ERROR = ("dead", "return")
+ENDLESS = 2**31 - 1  # producers expected by a queue that does not end by itself
 
 
 def address(job: str, name: str) -> str:
@@ -163,6 +164,7 @@ class Spec:
     crash_limit: int | None = None
     style: str | None = None  # how an item is given to the function: item, star (its parts), call
     founder: str | None = None  # a producer that has its lease from the first
+    bounds: str | None = None  # what maxsize counts: items outstanding, or waiting (not those that somebody has got)
     down: str = ""
     reopen: bool = False
 
@@ -187,6 +189,7 @@ _FIELDS: dict[str, tuple[str, Any]] = {
     "timeout_ms": ("timeout", 0),
     "crash_limit": ("crash_limit", 3),
     "founder": ("founder", ""),
+    "bounds": ("bounds", "outstanding"),
     "style": ("style", "item"),
 }
 
@@ -304,6 +307,13 @@ class Ledger:
         stored: Any = self.redis.hgetall(self._own[0])
         return {name.decode(): value for name, value in stored.items()}
 
+    def counts(self, *fields: str) -> list[int]:
+        """Some of its counters. Raises UnknownJob."""
+        stored: Any = self.redis.hmget(self._own[0], ["epoch", *fields])
+        if stored[0] is None:
+            raise UnknownJob(self.shown)
+        return [int(value or 0) for value in stored[1:]]
+
     def celery_queue(self) -> str:
         """What its tickets travel through; "" if consumers read it, or there is no such queue."""
         stored: Any = self.redis.hget(self._own[0], "celery")
@@ -405,18 +415,20 @@ class Ledger:
 
     def next(
         self, ticket: str, nonce: str, lease_ms: int, want: int, *,
-        completions: Sequence[Completion] = (), waited: bool = False, downstream_cap: int = 0, busy_us: int = 0,
+        completions: Sequence[Completion] = (), waited: bool = False, stay: bool = False,
+        downstream_cap: int = 0, busy_us: int = 0,
     ) -> Claim:  # fmt: skip
         """Complete the chunks in hand and claim up to `want` others; 0 gives the ticket back, -1 claims the newest.
 
-        waited: the slot waited at the bell and was not rung for.
+        waited: the slot waited at the bell and was not rung for. stay: with 0, keep the ticket.
         busy_us: what the completions took together.
         """
         args: list[Any] = []
         for completion in completions:
             args += completion.args()
         reply = script("next")(
-            self.redis, self._keys, ticket, nonce, lease_ms, want, "1" if waited else "",
+            self.redis, self._keys, ticket, nonce, lease_ms, want,
+            "stay" if stay else "1" if waited else "",
             downstream_cap, busy_us, len(completions), *args,
         )  # fmt: skip
         code = reply[0]

@@ -2,7 +2,7 @@
 --[[ next: complete the chunks in hand, if any, and claim the oldest ready ones, in one round trip.
   KEYS  the queue's, then those downstream of it (_queue.lua)
   ARGV[1] ticket   ARGV[2] the slot's nonce   ARGV[3] lease in ms   ARGV[4] chunks wanted, 0 to leave, -1 for the newest one
-  ARGV[5] "1" if the slot waited and was not woken   ARGV[6] cap on the tickets of the queue downstream
+  ARGV[5] "1" if the slot waited and was not woken, "stay" to complete alone and keep the ticket   ARGV[6] cap on the tickets of the queue downstream
   ARGV[7] microseconds that the completions took
   ARGV[8] number of completions, then for each: chunk id, items done, items dead, outcome or "", outputs n, n x (chunk id, items, payload), retries n,
     n x (index, raises, delay in ms, payload, crashes, losses), dead letters n, n x (item, record)
@@ -19,7 +19,7 @@
 --@include _due
 local ticket, nonce, want, newest = ARGV[1], ARGV[2], math.min(math.abs(ARGV[4]), 1000), ARGV[4] == '-1'
 load(1, 'state', 'ready', 'leased', 'delayed', 'holding', 'waiting', 'done', 'dead', 'bytes', 'busy', 'results', 'bounded',
-  'alone', 'suspects', 'patience')
+  'alone', 'suspects', 'patience', 'bounds')
 local state = get(1, 'state')
 if not state then return {UNKNOWN} end
 if has_ended(state) then return {ENDED, state, {}} end
@@ -102,10 +102,11 @@ if #ids > 0 then
   end
   add(1, 'ready', -claimed)
   add(1, 'leased', claimed)
+  if claimed > 0 and get(1, 'bounds') == 'waiting' then ring_producers(1) end
 end
 local holds = #chunks > 0
 if holds ~= holding then add(1, 'holding', holds and 1 or -1) end
-if want == 0 and not holds then
+if want == 0 and not holds and ARGV[5] ~= 'stay' then
   redis.call('ZREM', key(1, TICKETS), ticket)
   redis.call('HDEL', key(1, HELD), ticket)
   settle(1)
@@ -120,5 +121,5 @@ if holds then return reply(OK, chunks, downstream, {}) end
 settle(1)
 if has_ended(get(1, 'state')) then return reply(ENDED, get(1, 'state'), downstream) end
 -- No more wait than there are tickets: one that looked without waiting was counted, too.
-if num(1, 'waiting') < redis.call('ZCARD', key(1, TICKETS)) then add(1, 'waiting', 1) end
+if ARGV[5] ~= 'stay' and num(1, 'waiting') < redis.call('ZCARD', key(1, TICKETS)) then add(1, 'waiting', 1) end
 return reply(NOTHING, {}, downstream, {})
