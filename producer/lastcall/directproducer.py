@@ -50,18 +50,20 @@ class DirectProducer:
                 raise Full(self._ledger.shown, self._maxsize, deadline.waited_s)
             self._wait_for_room(deadline, patience)
 
-    def flush(self, timeout: float | None = None) -> None:
-        """Everything that was put is in the queue."""
+    waiting = 0  # items that were put and are not in the queue yet
 
-    def close(self) -> None:
-        """Leave the queue: one live producer less."""
-        self._leave(lost=False)
+    def flush(self, timeout: float | None = None) -> None:
+        """It is."""
+
+    def close(self, *, patient: bool = True) -> None:
+        """Leave the queue: one live producer less. patient: bears a server that is away."""
+        self._leave(lost=False, patient=patient)
 
     def abandon(self) -> None:
         """Leave the queue as lost."""
-        self._leave(lost=True)
+        self._leave(lost=True, patient=False)
 
-    def _leave(self, *, lost: bool) -> None:
+    def _leave(self, *, lost: bool, patient: bool) -> None:
         if os.getpid() != self._pid:
             return
         outage = Outage(self._connection)
@@ -71,8 +73,8 @@ class DirectProducer:
                     self._ledger.leave(self.name, self._epoch, lost=lost)
                     return
                 except AWAY as error:
-                    if lost:
-                        return  # its lease runs out, which comes to the same
+                    if not patient:
+                        return
                     outage.bear(error)
         finally:
             self._connection.heart.drop_producer(self._ledger, self.name, self._epoch)

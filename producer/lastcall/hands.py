@@ -109,6 +109,12 @@ class Hands:
         if producer is not None:
             producer.close()
 
+    def end(self) -> None:
+        """Nothing is put any more: the queue was shut down."""
+        self._keeps = False
+        with contextlib.suppress(QueueFinished, LeaseLost):
+            self.leave()
+
     @contextlib.contextmanager
     def _forgetting(self, producer: Producer[Any] | DirectProducer) -> Any:
         try:
@@ -215,7 +221,9 @@ class Hands:
             self._at_exit = Finalize(None, self._exit, exitpriority=_AT_EXIT)
 
     def _exit(self) -> None:
-        self.let_go(failed=_fails())
+        # A server that is away takes everything back when the leases have run out. What was not sent yet is waited for.
+        if not self.connection.is_gone() or (self._producer is not None and self._producer.waiting):
+            self.let_go(failed=_fails())
 
     def let_go_later(self) -> None:
         """The handle is gone. Called by the garbage collector, wherever that is at work: what takes a lock, or waits,
@@ -238,7 +246,6 @@ class Hands:
             at_exit.cancel()
         if self.connection.closed:
             return
-        # A server that is away takes the rest back when the leases have run out.
         for consumer in consumers:
             with contextlib.suppress(LastcallError):
                 consumer.close(failed=failed)
@@ -250,7 +257,7 @@ class Hands:
                 if failed:
                     producer.abandon()
                 else:
-                    producer.close()
+                    producer.close(patient=False)
 
 
 def _fails() -> bool:

@@ -26,7 +26,7 @@ class PutGet(Handle, Generic[T]):
 
     def _hold(self, connection: Connection, ledger: Ledger) -> None:
         super()._hold(connection, ledger)
-        self._closed = False
+        self._closed_in = 0  # the process that closed it
         self._own_hands: Hands | None = None
 
     def put(self, obj: T, block: bool = True, timeout: float | None = None) -> None:
@@ -93,6 +93,8 @@ class PutGet(Handle, Generic[T]):
         """
         self._flush()
         self._shut_down(immediate)
+        if self._own_hands is not None and self._own_hands.pid == os.getpid():
+            self._own_hands.end()
 
     @reaching
     def _shut_down(self, immediate: bool) -> None:
@@ -105,7 +107,7 @@ class PutGet(Handle, Generic[T]):
         """This process puts nothing more through this handle: its lease to put is given back, when what it has put is
         in the queue. Done at its end, too. May be called again."""
         if not self._closed:
-            self._closed = True
+            self._closed_in = os.getpid()
             if self._own_hands is not None and self._own_hands.pid == os.getpid():
                 self._own_hands.leave()
 
@@ -117,6 +119,10 @@ class PutGet(Handle, Generic[T]):
     def cancel_join_thread(self) -> None:
         """Do not wait at this process's end until what was put is in the queue: it may be lost."""
         self._hands.flushes_at_exit = False
+
+    @property
+    def _closed(self) -> bool:
+        return self._closed_in == os.getpid()  # a fork has not closed it
 
     @property
     def _hands(self) -> Hands:

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 from redis.exceptions import RedisError
 
 from lastcall.connection import Connection
-from lastcall.errors import DeadLetters, LastcallError
+from lastcall.errors import LastcallError
 from lastcall.putget import PutGet, items_bound
 from lastcall.queue import make
 from lastcall.shared import connection_of
@@ -83,19 +83,16 @@ class JoinableQueue(Queue[T]):
     def join(self, timeout: float | None = None) -> None:
         """Block until every item that was put is done.
 
-        timeout: seconds; multiprocessing's has none. Raises WaitTimeout, ServerUnreachable; DeadLetters.
+        timeout: seconds; multiprocessing's has none. Raises WaitTimeout, ServerUnreachable.
         """
         self._flush()
-        status = wait_until_idle(self._connection, self._ledger, timeout)
-        if status is not None and status.dead:
-            raise DeadLetters(self._ledger.shown, status.dead, status.put)
+        wait_until_idle(self._connection, self._ledger, timeout)
 
 
 def _end(connection: Connection, hands: Any) -> None:
     """The maker ends, and its children have: as multiprocessing's, the queue is gone with it."""
-    if connection.closed:
+    if connection.is_gone():
         return
-    with contextlib.suppress(
-        RedisError, LastcallError
-    ):  # it ends when the lease has run out, and what is left was read
+    # Else it ends when the lease has run out, and what is left was read.
+    with contextlib.suppress(RedisError, LastcallError):
         hands.ledger.cancel()

@@ -259,8 +259,8 @@ def wait_for_end(connection: Connection, ledgers: Sequence[Ledger], timeout_s: f
                     raise WaitTimeout(f"queue {names}: {outage}", deadline.waited_s) from error
 
 
-def wait_until_idle(connection: Connection, ledger: Ledger, timeout_s: float | None = None) -> Status | None:
-    """Block until all that was put into a queue is done, though more may come. Gives its status, where that tells.
+def wait_until_idle(connection: Connection, ledger: Ledger, timeout_s: float | None = None) -> None:
+    """Block until all that was put into a queue is done, though more may come.
 
     timeout_s: None waits for as long as it takes. Raises WaitTimeout, UnknownJob, ServerUnreachable.
     """
@@ -277,14 +277,13 @@ def wait_until_idle(connection: Connection, ledger: Ledger, timeout_s: float | N
                         status = ledger.status()
                         outage.over()
                         if not status.ready + status.leased + status.delayed:
-                            return status
+                            return
                         if deadline.passed:
                             raise WaitTimeout(describe(connection, status), deadline.waited_s)
                         if help_with(ledger):
                             continue
-                        # Nothing comes where it is the subscription itself that is confirmed.
                         if announced.get_message(timeout=deadline.left(HELP_S if running.get() else _LOOK_S)):
-                            return None
+                            return
             except AWAY as error:
                 outage.bear(error, deadline.left(_LOOK_S))
                 if deadline.passed:
