@@ -1,9 +1,10 @@
 """lastcall: submit work and hold queues. Start at queue.py; the Redis side is state/.
 
 client.py is where programs come in: Client.map (map.py), submit (calls.py), queue (queue.py with producer.py and
-consumer.py), job (job.py); pool.py (poolwork.py, asyncresult.py) is multiprocessing's pools on it, executor.py
-concurrent.futures' interface. What they travel in: envelope.py, payload.py, functions.py, outcome.py. What keeps them
-alive: heart.py, reaper.py, registry.py, waiting.py. The private cluster: local.py, guardian.py. The commands: cli/.
+consumer.py), job (job.py); pool.py (poolwork.py, asyncresult.py) is multiprocessing's pools on it, queues.py
+(putget.py, hands.py, directproducer.py) its queues, executor.py concurrent.futures' interface. What they travel in:
+envelope.py, payload.py, functions.py, outcome.py. What keeps them alive: heart.py, reaper.py, registry.py, waiting.py.
+The private cluster: local.py, guardian.py. The commands: cli/.
 """
 
 from lastcall import errors

@@ -32,7 +32,7 @@ if TYPE_CHECKING:
 T = TypeVar("T")
 
 _IDLE = 8  # tickets that are kept for the next get()
-_AT_EXIT = -5  # after children were joined, as multiprocessing's queues
+_AT_EXIT = 10  # before multiprocessing joins children: they may wait for what is held here
 
 
 class Hands:
@@ -57,7 +57,9 @@ class Hands:
         self._keeps = keeps
         self._lock = threading.RLock()
         self._producer: Producer[Any] | DirectProducer | None = None
-        self._consumers: dict[int, Consumer[Any]] = {}  # by thread
+        self._name = ""
+        self._consumers: weakref.WeakKeyDictionary[threading.Thread, Consumer[Any]] = weakref.WeakKeyDictionary()
+        self._left: deque[Consumer[Any]] = deque()  # whose threads have ended
         self._idle: list[Consumer[Any]] = []
         self._got: deque[tuple[int, Consumer[Any]]] = deque()  # not done; the thread that got it
         self._at_exit: Finalize | None = None
@@ -68,7 +70,7 @@ class Hands:
         """The lease to put, taken out at the first call. Raises QueueFinished."""
         with self._lock:
             if self._producer is None:
-                name = name or f"{socket.gethostname()}-{uuid.uuid4().hex[:12]}"
+                name = self._name = name or self._name or f"{socket.gethostname()}-{uuid.uuid4().hex[:12]}"
                 # A worker's function that has returned has put what it put.
                 if self._direct or running.get() is not None:
                     self._producer = DirectProducer(
@@ -119,11 +121,14 @@ class Hands:
     def _forgetting(self, producer: Producer[Any] | DirectProducer) -> Any:
         try:
             yield
-        except (LeaseLost, QueueFinished):
-            # Told once: the next put takes out another lease, if there are any.
-            with self._lock:
-                if self._producer is producer:
-                    self._producer = None
+        except LastcallError as error:
+            if isinstance(error, LeaseLost | QueueFinished) or (isinstance(producer, Producer) and producer.broken):
+                # Told once: the next put takes out another lease, if it can.
+                with self._lock:
+                    if self._producer is producer:
+                        self._producer = None
+                with contextlib.suppress(LastcallError):
+                    producer.abandon()
             raise
 
     # Getting
@@ -141,7 +146,7 @@ class Hands:
         there is none."""
         thread = threading.get_ident()
         if not self._explicit:
-            consumer = self._consumers.get(thread)
+            consumer = self._consumers.get(threading.current_thread())
             if consumer is None or not consumer.has_one:
                 return False
             consumer.done()
@@ -151,7 +156,11 @@ class Hands:
                 return False
             entry = next((entry for entry in self._got if entry[0] == thread), self._got[0])
             self._got.remove(entry)
-        entry[1].done()
+        try:
+            entry[1].done()
+        except BaseException:
+            self._got.appendleft(entry)
+            raise
         self._put_aside(entry[1])
         return True
 
@@ -163,7 +172,8 @@ class Hands:
     def _held(self) -> int:
         """Items that were got here and are not done."""
         with self._lock:
-            return sum(consumer.holds for consumer in (*self._consumers.values(), *(one for _, one in self._got)))
+            consumers = (*self._consumers.values(), *self._left, *(consumer for _, consumer in self._got))
+            return sum(consumer.holds for consumer in consumers)
 
     def _ask(self, what: Callable[[Consumer[Any]], Any]) -> Any:
         self.flush()  # lest it misses what it has put itself
@@ -189,10 +199,10 @@ class Hands:
         with self._lock:
             if self._explicit:
                 return self._idle.pop() if self._idle else self._new()
-            consumer = self._consumers.get(threading.get_ident())
+            consumer = self._consumers.get(thread)
             if consumer is None or consumer.closed:
-                consumer = self._consumers[threading.get_ident()] = self._new()
-                weakref.finalize(thread, _in_background, self._thread_ended, threading.get_ident(), consumer)
+                consumer = self._consumers[thread] = self._new()
+                weakref.finalize(thread, self._thread_ended, consumer).atexit = False
             return consumer
 
     def _new(self) -> Consumer[Any]:
@@ -208,11 +218,14 @@ class Hands:
                 return
         consumer.close()
 
-    def _thread_ended(self, thread: int, consumer: Consumer[Any]) -> None:
-        with self._lock:
-            if self._consumers.get(thread) is consumer:
-                del self._consumers[thread]
-        consumer.close()
+    def _thread_ended(self, consumer: Consumer[Any]) -> None:
+        self._left.append(consumer)
+        self.connection.heart.later(self._close_left)
+
+    def _close_left(self) -> None:
+        with contextlib.suppress(LastcallError, IndexError):  # leases run out; another thread closes them
+            while True:
+                self._left.popleft().close()
 
     # The end
 
@@ -226,10 +239,13 @@ class Hands:
             self.let_go(failed=_fails())
 
     def let_go_later(self) -> None:
-        """The handle is gone. Called by the garbage collector, wherever that is at work: what takes a lock, or waits,
-        is another thread's."""
+        """The handle is gone."""
         if self._at_exit is not None and not self._keeps and os.getpid() == self.pid:
-            _in_background(self.let_go)
+            self.connection.heart.later(self._let_go_quietly)
+
+    def _let_go_quietly(self) -> None:
+        with contextlib.suppress(LastcallError):  # nobody is there to be told, and leases run out
+            self.let_go()
 
     def let_go(self, *, failed: bool = False) -> None:
         """Give everything back. failed: the process ends by an exception; what it was at is not done, and what it had
@@ -238,14 +254,18 @@ class Hands:
             return
         with self._lock:
             at_exit, self._at_exit = self._at_exit, None
-            producer, self._producer = self._producer, None
+            producer = self._producer
+            if not self._keeps:
+                self._producer = None
             consumers = [*self._consumers.values(), *self._idle]
             got = [consumer for _, consumer in self._got]
-            self._consumers, self._idle, self._got = {}, [], deque()
+            self._consumers.clear()
+            self._idle, self._got = [], deque()
         if at_exit is not None:
             at_exit.cancel()
         if self.connection.closed:
             return
+        self._close_left()
         for consumer in consumers:
             with contextlib.suppress(LastcallError):
                 consumer.close(failed=failed)
@@ -254,7 +274,9 @@ class Hands:
                 consumer.close(failed=True)
         if producer is not None and (self.flushes_at_exit or isinstance(producer, DirectProducer)):
             with contextlib.suppress(LeaseLost, QueueFinished):
-                if failed:
+                if self._keeps:
+                    producer.flush()
+                elif failed:
                     producer.abandon()
                 else:
                     producer.close(patient=False)
@@ -266,13 +288,3 @@ def _fails() -> bool:
     if error is None and not hasattr(sys, "ps1"):
         error = getattr(sys, "last_value", None)  # the main program: it was printed
     return error is not None and not (isinstance(error, SystemExit) and error.code in (None, 0))
-
-
-def _in_background(function: Callable[..., None], *args: Any) -> None:
-    with contextlib.suppress(RuntimeError):  # the interpreter ends, which gives everything back by itself
-        threading.Thread(target=_quietly, args=(function, *args), name="lastcall-let-go").start()
-
-
-def _quietly(function: Callable[..., None], *args: Any) -> None:
-    with contextlib.suppress(LastcallError):  # nobody is there to be told, and leases run out
-        function(*args)

@@ -112,6 +112,11 @@ class Producer(Generic[T]):
         return self._position
 
     @property
+    def broken(self) -> bool:
+        """Whether it can put nothing any more; what was waiting is lost."""
+        return self._error is not None
+
+    @property
     def waiting(self) -> int:
         """Items that were put and are not in the queue yet."""
         return len(self._items) + self._under_way

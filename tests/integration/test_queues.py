@@ -10,10 +10,13 @@ import contextlib
 import multiprocessing
 import pickle
 import queue as standard
+import subprocess
+import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
 from multiprocessing.process import BaseProcess
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -31,7 +34,7 @@ from tests.functions import (
     put_and_hang,
     until_finished,
 )
-from tests.workers import until
+from tests.workers import environment, until
 
 pytestmark = [
     pytest.mark.integration,
@@ -671,6 +674,41 @@ def test_a_producer_that_ends_by_an_exception_is_lost_at_once(
         with pytest.raises(errors.ProducerLost):
             queue.get()
     assert "the camera fell" in capfd.readouterr().err
+
+
+PROGRAM = """
+import multiprocessing, sys
+from lastcall import StatusableQueue, errors
+from tests.functions import put_all
+
+def eat(queue):
+    try:
+        while not queue.finished():
+            print(queue.get(), flush=True)
+    except errors.ProducerLost:
+        print("lost", flush=True)
+
+if __name__ == "__main__":
+    queue = StatusableQueue(producers=1)
+    multiprocessing.Process(target=eat, args=(queue,)).start()
+    put_all(queue, [1, 2])
+    if "fail" in sys.argv:
+        raise RuntimeError("the camera fell")
+"""
+
+
+@pytest.mark.parametrize(("how", "said"), [("leave", ["1", "2"]), ("fail", ["1", "2", "lost"])])
+def test_a_main_program_that_ends_leaves_before_it_waits_for_its_processes(
+    cluster: Cluster, tmp_path: Path, how: str, said: list[str]
+) -> None:
+    script = tmp_path / "program.py"
+    script.write_text(PROGRAM)
+    ran = subprocess.run(
+        [sys.executable, str(script), how], env=environment(cluster.url, cluster.key), cwd=tmp_path,
+        capture_output=True, text=True, timeout=LONG_S, check=False,
+    )  # fmt: skip
+    assert (ran.stdout.split(), "the camera fell" in ran.stderr) == (said, how == "fail")
+    assert ran.returncode == (how == "fail")
 
 
 def test_the_lease_of_a_handle_that_is_gone_is_given_back(client: Client) -> None:
