@@ -10,7 +10,6 @@ from __future__ import annotations
 import contextlib
 import os
 import socket
-import sys
 import threading
 import uuid
 import weakref
@@ -23,6 +22,7 @@ from lastcall.consumer import Consumer
 from lastcall.current import running
 from lastcall.directproducer import DirectProducer
 from lastcall.errors import ItemTooLarge, LastcallError, LeaseLost, QueueFinished
+from lastcall.failing import fails
 from lastcall.producer import Producer
 
 if TYPE_CHECKING:
@@ -236,7 +236,7 @@ class Hands:
     def _exit(self) -> None:
         # A server that is away takes everything back when the leases have run out. What was not sent yet is waited for.
         if not self.connection.is_gone() or (self._producer is not None and self._producer.waiting):
-            self.let_go(failed=_fails())
+            self.let_go(failed=fails())
 
     def let_go_later(self) -> None:
         """The handle is gone."""
@@ -280,11 +280,3 @@ class Hands:
                     producer.abandon()
                 else:
                     producer.close(patient=False)
-
-
-def _fails() -> bool:
-    """Whether this process ends by an exception."""
-    error = sys.exc_info()[1]  # multiprocessing's children: they end while it is on its way
-    if error is None and not hasattr(sys, "ps1"):
-        error = getattr(sys, "last_value", None)  # the main program: it was printed
-    return error is not None and not (isinstance(error, SystemExit) and error.code in (None, 0))

@@ -29,6 +29,7 @@ class PutGet(Handle, Generic[T]):
         self._closed_in = 0  # the process that closed it
         self._own_hands: Hands | None = None
 
+    @reaching
     def put(self, obj: T, block: bool = True, timeout: float | None = None) -> None:
         """Add an item; blocks while `maxsize` items are in the queue, unless block=False. timeout: seconds.
 
@@ -45,6 +46,7 @@ class PutGet(Handle, Generic[T]):
         """put(obj, block=False)"""
         self.put(obj, False)
 
+    @reaching
     def get(self, block: bool = True, timeout: float | None = None) -> T:
         """Take the oldest item; blocks until there is one, unless block=False. timeout: seconds.
 
@@ -103,6 +105,7 @@ class PutGet(Handle, Generic[T]):
         else:
             self._ledger.seal()
 
+    @reaching
     def close(self) -> None:
         """This process puts nothing more through this handle: its lease to put is given back, when what it has put is
         in the queue. Done at its end, too. May be called again."""
