@@ -22,7 +22,7 @@ from lastcall.consumer import Consumer
 from lastcall.current import running
 from lastcall.directproducer import DirectProducer
 from lastcall.errors import ItemTooLarge, LastcallError, LeaseLost, QueueFinished
-from lastcall.failing import fails
+from lastcall.failing import fails, watch
 from lastcall.producer import Producer
 
 if TYPE_CHECKING:
@@ -231,6 +231,7 @@ class Hands:
 
     def _hold(self) -> None:
         if self._at_exit is None:
+            watch()
             self._at_exit = Finalize(None, self._exit, exitpriority=_AT_EXIT)
 
     def _exit(self) -> None:

@@ -665,14 +665,15 @@ def test_a_killed_producer_is_lost(quick: Client, maxsize: int) -> None:
 
 @pytest.mark.parametrize("maxsize", [0, 5])
 def test_a_producer_that_ends_by_an_exception_is_lost_at_once(
-    client: Client, maxsize: int, capfd: pytest.CaptureFixture[str]
+    client: Client, maxsize: int, context: Any, capfd: pytest.CaptureFixture[str]
 ) -> None:
     queue: StatusableQueue[int] = StatusableQueue(maxsize, producers=1, client=client)
-    with process(put_and_fail, queue, [1, 2]) as child:
-        child.join(LONG_S)
-        assert taken(queue, 2) == [1, 2]
-        with pytest.raises(errors.ProducerLost):
-            queue.get()
+    child = context.Process(target=put_and_fail, args=(queue, [1, 2]))
+    child.start()
+    child.join(LONG_S)
+    assert taken(queue, 2) == [1, 2]
+    with pytest.raises(errors.ProducerLost):
+        queue.get()
     assert "the camera fell" in capfd.readouterr().err
 
 
