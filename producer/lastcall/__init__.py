@@ -1,11 +1,13 @@
 """lastcall: submit work and hold queues. Start at queue.py; the Redis side is state/.
 
 client.py is where programs come in: Client.map (map.py), submit (calls.py), queue (queue.py with producer.py and
-consumer.py), job (job.py), progress.py. On it stand pool.py (poolwork.py, asyncresult.py), multiprocessing's pools;
-executor.py, concurrent.futures' interface; joblib.py, joblib's backend. Celery's tasks are functions by celerytask.py;
-URLs are told of ends by notify.py. What functions keep and share: resource.py, slotlocal.py (place.py), shared/. What
-they travel in: envelope.py, payload.py, functions.py, outcome.py, and beside it parcel.py and aside.py. What keeps them
-alive: heart.py, reaper.py, registry.py, waiting.py. The private cluster: local.py, guardian.py. The commands: cli/.
+consumer.py), run (flow.py, plan.py, flowjob.py), job (job.py, history.py, progress.py). aio/ has awaitable twins. On it
+stand multiprocessing's pools (pool.py, poolwork.py, asyncresult.py) and queues (queues.py, putget.py, hands.py,
+directproducer.py), concurrent.futures' interface (executor.py) and joblib's backend (joblib.py). Celery's tasks are
+functions by celerytask.py; URLs are told of ends by notify.py. What functions keep and share: resource.py, slotlocal.py
+(place.py), shared/. What they travel in: envelope.py, payload.py, functions.py, outcome.py, and beside it parcel.py and
+aside.py. What keeps them alive: heart.py, reaper.py, registry.py, waiting.py. The private cluster: local.py, guardian.py,
+defaultclient.py. The commands: cli/.
 """
 
 from lastcall import errors
@@ -34,6 +36,7 @@ from lastcall.pool import Pool, ThreadPool
 from lastcall.producer import Producer
 from lastcall.progress import Progress
 from lastcall.queue import StatusableQueue
+from lastcall.queues import JoinableQueue, Queue
 from lastcall.resource import resource
 from lastcall.settings import Settings
 from lastcall.shared.manager import Manager
@@ -59,10 +62,12 @@ __all__ = [
     "Flow",
     "FlowJob",
     "Job",
+    "JoinableQueue",
     "Manager",
     "Pool",
     "Producer",
     "Progress",
+    "Queue",
     "Settings",
     "Stage",
     "Status",

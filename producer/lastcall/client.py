@@ -63,7 +63,7 @@ class Client(Named):
         if settings.url is None:
             from lastcall.local import LocalCluster  # needs the extra `local`, a client does not
 
-            self._cluster = LocalCluster(slots, environment=_environment(settings))
+            self._cluster = LocalCluster(slots, environment=environment_of(settings))
             host(self._cluster)
             settings = replace(settings, url=self._cluster.url, key=self._cluster.key, broker_url=None)
         elif slots is not None:
@@ -317,7 +317,7 @@ class Client(Named):
         return self._connection
 
 
-def _environment(settings: Settings) -> dict[str, str]:
+def environment_of(settings: Settings) -> dict[str, str]:
     """Settings that the private workers are to share."""
     names = (
         "lease_s", "slice_s", "linger_s", "reap_s", "ttl_s", "max_item_bytes", "worker_wait_s", "aside_bytes",

@@ -5,11 +5,20 @@ All of them pickle: they travel from workers to clients.
 """
 
 import queue as _queue
+import sys
 from collections.abc import Sequence
 from typing import Any
 
+if sys.version_info >= (3, 13):
+    from queue import ShutDown
+else:
+
+    class ShutDown(Exception):
+        """queue.ShutDown, which Python has from 3.13 on: the queue was shut down, or has ended."""
+
+
 _ENDED = {
-    "SEALED": "it is sealed: its producers have all left",
+    "SEALED": "it is sealed: its producers have all left, or it was shut down",
     "DRAINED": "it is drained",
     "INCOMPLETE": "it ended incomplete",
     "CANCELLED": "it was cancelled",
@@ -213,11 +222,17 @@ class FunctionMismatch(LastcallError):
 # Queues
 
 
-class QueueFinished(LastcallError):
-    """Nothing can be put into a queue that has ended. state: such as "DRAINED"."""
+class QueueFinished(LastcallError, ShutDown):
+    """Nothing can be put into, or got from, a queue that has ended. state: such as "DRAINED"."""
 
-    def __init__(self, queue: str, state: str) -> None:
+    def __init__(self, queue: str, state: str, *, reading: bool = False) -> None:
         self.queue, self.state = queue, state
+        if reading:
+            super().__init__(
+                f"queue {queue} has no more items, {_ENDED.get(state, f'its state is {state}')}: "
+                "ask finished() before get(), iterate over it, or take this for the end"
+            )
+            return
         super().__init__(
             f"queue {queue} takes no more items, {_ENDED.get(state, f'its state is {state}')}: "
             "put before the last producer leaves, use a new queue name, or make it anew with reopen=True"
@@ -246,7 +261,7 @@ class QueueMismatch(LastcallError):
         )
 
 
-class QueueCancelled(LastcallError):
+class QueueCancelled(LastcallError, ShutDown):
     """The queue was cancelled before its work was done."""
 
     def __init__(self, queue: str) -> None:

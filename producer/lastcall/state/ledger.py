@@ -27,6 +27,7 @@ ON_LOST = ("fail", "wait", "ignore")
 ON_ERROR = ("dead", "return")
 RECORD = ("all", "times", "failures", "off")
 OFF = "off"
+ENDLESS = 2**31 - 1  # producers expected by a queue that does not end by itself
 
 
 def address(job: str, name: str) -> str:
@@ -281,6 +282,7 @@ class Spec:
     style: str | None = None  # how an item is given to the function: item, star (its parts), call; many: gives outputs
     founder: str | None = None  # a producer that has its lease from the first
     notify: str | None = None  # a URL that is told of the end, sealed: notify.py
+    bounds: str | None = None  # what maxsize counts: items outstanding, or waiting (not those that somebody has got)
     down: str = ""
     reopen: bool = False
     flow: int | None = None  # 1 for a flow's queue, which these are for: flowoptions.py
@@ -315,6 +317,7 @@ _FIELDS: dict[str, tuple[str, Any]] = {
     "concurrency": ("concurrency", 0),
     "founder": ("founder", ""),
     "notify": ("notify", ""),
+    "bounds": ("bounds", "outstanding"),
     "style": ("style", "item"),
     **{
         option: (option, None)
@@ -454,6 +457,13 @@ class Ledger:
         """One of those was handed over."""
         self.redis.hdel(self._own[keys.PARTS.index("job")], field)
 
+    def counts(self, *fields: str) -> list[int]:
+        """Some of its counters. Raises UnknownJob."""
+        stored: Any = self.redis.hmget(self._own[0], ["epoch", *fields])
+        if stored[0] is None:
+            raise UnknownJob(self.shown)
+        return [int(value or 0) for value in stored[1:]]
+
     def celery_queue(self) -> str:
         """What its tickets travel through; "" if consumers read it, or there is no such queue."""
         stored: Any = self.redis.hget(self._own[0], "celery")
@@ -589,13 +599,13 @@ class Ledger:
 
     def next(
         self, ticket: str, nonce: str, lease_ms: int, want: int, *,
-        completions: Sequence[Completion] = (), waited: bool = False, downstream_cap: int = 0, busy_us: int = 0,
-        known: int = 0,
+        completions: Sequence[Completion] = (), waited: bool = False, stay: bool = False,
+        downstream_cap: int = 0, busy_us: int = 0, known: int = 0,
     ) -> Claim:  # fmt: skip
         """Complete the chunks in hand and claim up to `want` others; 0 gives the ticket back, -1 claims the newest, -2
         the one for which those at the next gate wait.
 
-        waited: the slot waited at the bell and was not rung for.
+        waited: the slot waited at the bell and was not rung for. stay: with 0, keep the ticket.
         busy_us: what the completions took together.
         known: chunks that stay in hand, being run: they are not given again, and others may be claimed beside them.
         """
@@ -603,7 +613,7 @@ class Ledger:
         for completion in completions:
             args += completion.args()
         reply = script("next")(
-            self.redis, self._keys, ticket, nonce, lease_ms, want, "1" if waited else "",
+            self.redis, self._keys, ticket, nonce, lease_ms, want, "stay" if stay else "1" if waited else "",
             downstream_cap, busy_us, len(completions), *args, known,
         )  # fmt: skip
         code = reply[0]

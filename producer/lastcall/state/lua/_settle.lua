@@ -74,6 +74,9 @@ local function lose(i, producer)
 end
 
 local function settle(i)
+  if changed[i] and changed[i].leased == 0 and num(i, 'ready') + num(i, 'delayed') == 0 then
+    redis.call('PUBLISH', key(i, RESULTS), 'idle')  -- all is done, for now: JoinableQueue.join()
+  end
   while i <= DEPTH do
     if get(i, 'state') == 'OPEN' and num(i, 'live') == 0 and num(i, 'come') >= num(i, 'expected') then
       set(i, 'state', 'SEALED')

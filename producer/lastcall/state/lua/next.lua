@@ -3,7 +3,8 @@
   KEYS  the queue's, then those downstream of it (_queue.lua)
   ARGV[1] ticket   ARGV[2] the slot's nonce   ARGV[3] lease in ms
   ARGV[4] chunks wanted, 0 to leave, -1 for the newest one, -2 for the one whose turn it is at the next gate
-  ARGV[5] "1" if the slot waited and was not woken   ARGV[6] cap on the tickets of the queue downstream
+  ARGV[5] "1" if the slot waited and was not woken, "stay" to complete alone and keep the ticket
+  ARGV[6] cap on the tickets of the queue downstream
   ARGV[7] microseconds that the completions took
   ARGV[8] number of completions, then for each: chunk id, items done, items dead, outcome or "", outputs n, n x (chunk id, items, payload), retries n,
     n x (index, raises, delay in ms, payload, crashes, losses), dead letters n, n x (item, record), segments n, n x (first item, the one behind
@@ -20,7 +21,7 @@
   others beside them, but none that came back from a crash. ]]
 --@include _queue
 load(1, 'flow', 'record', 'rule', 'gather', 'state', 'ready', 'leased', 'delayed', 'holding', 'waiting', 'done', 'dead', 'bytes', 'busy', 'results', 'bounded',
-  'alone', 'suspects', 'patience')
+  'alone', 'suspects', 'patience', 'bounds')
 --@include _bell
 --@include _history
 --@include _path
@@ -140,6 +141,7 @@ if #ids > 0 then
   end
   add(1, 'ready', -claimed)
   add(1, 'leased', claimed)
+  if claimed > 0 and get(1, 'bounds') == 'waiting' then ring_producers(1) end
 end
 -- A slot that asks again what it was told before is told the same.
 if next(hand) then rest = string.find(held, ' rest$') end
@@ -159,7 +161,7 @@ if DEPTH > 1 or FLOW then
     return downstream, {done, rest and 1 or 0, wait_ms, mint_woken(3)}
   end
 end
-if want == 0 and not holds then
+if want == 0 and not holds and ARGV[5] ~= 'stay' then
   redis.call('ZREM', key(1, TICKETS), ticket)
   redis.call('HDEL', key(1, HELD), ticket)
   settle(1)
@@ -175,7 +177,8 @@ if holds or holding or not held then redis.call('HSET', key(1, HELD), ticket, ta
 if not holds then
   settle(1)
   -- No more wait than there are tickets: one that looked without waiting was counted, too.
-  if not has_ended(get(1, 'state')) and num(1, 'waiting') < redis.call('ZCARD', key(1, TICKETS)) then add(1, 'waiting', 1) end
+  local waits = ARGV[5] ~= 'stay' and not has_ended(get(1, 'state'))
+  if waits and num(1, 'waiting') < redis.call('ZCARD', key(1, TICKETS)) then add(1, 'waiting', 1) end
 end
 local downstream, more = {}
 if tickets_elsewhere then downstream, more = tickets_elsewhere() end
