@@ -6,8 +6,8 @@ stand multiprocessing's pools (pool.py, poolwork.py, asyncresult.py) and queues 
 directproducer.py), concurrent.futures' interface (executor.py) and joblib's backend (joblib.py). Celery's tasks are
 functions by celerytask.py; URLs are told of ends by notify.py. What functions keep and share: resource.py, slotlocal.py
 (place.py), shared/. What they travel in: envelope.py, payload.py, functions.py, outcome.py, and beside it parcel.py and
-aside.py. What keeps them alive: heart.py, reaper.py, registry.py, waiting.py. The private cluster: local.py, guardian.py,
-defaultclient.py. The commands: cli/.
+aside.py. What keeps them alive: heart.py, reaper.py, registry.py, waiting.py. The private cluster: local.py,
+guardian.py, defaultclient.py. The commands: cli/.
 """
 
 from lastcall import errors
