@@ -36,15 +36,17 @@ class NotYet(Exception):
 class Sizes:
     """How many items a chunk shall hold, found by measuring. chunksize: the answer, where it was given.
 
-    remaining: items of the input that are left, where its length is known. most: items.
+    remaining: items of the input that are left, where its length is known. first, most: items.
     """
 
-    def __init__(self, chunksize: int | None = None, remaining: int | None = None, *, most: int = _MOST_ITEMS) -> None:
+    def __init__(
+        self, chunksize: int | None = None, remaining: int | None = None, *, first: int = 1, most: int = _MOST_ITEMS
+    ) -> None:
         self.remaining = remaining
         self._most = min(most, _MOST_ITEMS)
         self.item_bytes = 0.0
         self._chunksize = chunksize
-        self._size = chunksize or 1
+        self._size = chunksize or first
         self._item_s = 0.0  # what an item takes
         self._read_s = 0.0  # what it took to read one from the input
 
@@ -104,7 +106,8 @@ class Feed:
         self.unsent: list[tuple[int, bytes]] = []  # the last chunks up to `seq`: items, payload
         self.seq = 0
         self.taken = 0  # items, of the chunks before the one that is made
-        self.unsendable: dict[int, list[BaseException]] = {}  # chunk number -> of items between it and the next
+        # chunk number -> of items between it and the next: place in the input, why
+        self.unsendable: dict[int, list[tuple[int, BaseException]]] = {}
         self.error: Exception | None = None  # that the input raised, once it is exhausted
         self.starved = False  # the input had nothing when it was read last
         self.exhausted = self.left = self.ended_without = False
@@ -219,7 +222,7 @@ class Feed:
             self._seal(items[:at])
             if not self._goes_on:
                 raise error
-            self.unsendable.setdefault(self.seq, []).append(error)
+            self.unsendable.setdefault(self.seq, []).append((self.taken, error))
             self.taken += 1
             items = items[at + 1 :]
 

@@ -8,6 +8,7 @@ import os
 import uuid
 import weakref
 from collections.abc import Generator, Iterable, Iterator, Sequence, Sized
+from dataclasses import asdict
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Final
 
@@ -23,12 +24,13 @@ from lastcall.errors import (
     WaitTimeout,
 )
 from lastcall.feeder import FEEDER, Feeder
-from lastcall.flow import BATCH, REDUCE, Flow
+from lastcall.flow import BATCH, REDUCE, Flow, Options
 from lastcall.flowoptions import FlowOptions
 from lastcall.job import Job
 from lastcall.map import Failure
 from lastcall.outcome import unpack_error
 from lastcall.plan import HORIZONTAL, QueuePlan, planned
+from lastcall.policy import Told
 from lastcall.queue import StatusableQueue, make
 from lastcall.results import Entry, Reader
 from lastcall.serial import check_reducible, endless, is_empty, is_endless
@@ -214,7 +216,7 @@ class FlowJob(Job):
                 max_workers=plan.options.max_workers, maxsize=window, maxbytes=_WINDOW_BYTES if first and window else 0,
                 on_lost="ignore" if first and sources is not None else None, results=self._results if last else None,
                 on_error="dead" if self._on_error == "dead" else "return",
-                policy=plan.options.policy if plan.function is not None else None, founder=FEEDER,
+                policy=_policy(plan.options) if plan.function is not None else None, founder=FEEDER,
                 flow=FlowOptions(
                     paths=first and one_source,
                     gated=bool(plan.gather) and one_source,
@@ -367,6 +369,12 @@ def _of_entry(entry: Entry, guarded: bool, keyed: bool, on_error: str) -> Sequen
         else:
             values.append(value)
     return values
+
+
+def _policy(options: Options) -> Told:
+    if options.concurrency is None:
+        return options.policy
+    return Told(**asdict(options.policy) | {"concurrency": options.concurrency})
 
 
 def _checked_window(window: int | None, mode: str, plans: Sequence[QueuePlan]) -> int:

@@ -253,7 +253,7 @@ class _Map:
                 yield from self._values(number)
 
     def _failures(self, number: int) -> Iterator[Failure]:
-        for error in self._feed.unsendable.pop(number, ()) if self._feed.unsendable else ():
+        for _, error in self._feed.unsendable.pop(number, ()) if self._feed.unsendable else ():
             self.failures += 1
             yield Failure(error)
 
