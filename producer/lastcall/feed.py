@@ -59,6 +59,10 @@ class Sizes:
         if self._chunksize is None:
             self._size = max(1, min(self._fitting(), self._size * _GROWTH, self._most))
 
+    def grow(self) -> None:
+        """The next chunks may be larger: nothing tells what items take, and it is of no matter."""
+        self._size = min(self._size * _GROWTH, self._most)
+
     @property
     def chunk_s(self) -> float:
         """What a chunk takes, 0 where that is not known."""
@@ -90,6 +94,14 @@ class Sizes:
     def _fitting(self) -> int:
         fitting = int(TARGET_S / max(self._item_s, 1e-9))
         return min(fitting, int(_MOST_BYTES / self.item_bytes)) if self.item_bytes else fitting
+
+
+def _timely(items: Iterator[Any], until: float) -> Iterator[Any]:
+    """The items, until it is so late."""
+    for item in items:
+        yield item
+        if time.perf_counter() >= until:
+            return
 
 
 class Feed:
@@ -133,7 +145,9 @@ class Feed:
         began = time.perf_counter()
         try:
             self.starved = False
-            items.extend(itertools.islice(self._items, size))
+            # What has its length has its items: only others may keep who reads them waiting.
+            timely = self._items if self._sizes.remaining is not None else _timely(self._items, began + FILL_S)
+            items.extend(itertools.islice(timely, size))
         except NotYet:
             self.starved = True
         except Exception as error:  # whatever the input raises comes when the results of what came before it are read

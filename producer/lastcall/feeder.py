@@ -50,8 +50,7 @@ class Feeder:
         self._works = works
         self._max_workers = max_workers
         self._most = most
-        # Where a gather is first nothing tells: it takes together what came, of any size.
-        self._sizes = Sizes(None if works else min(_GATHERED, most), remaining, most=most)
+        self._sizes = Sizes(None, remaining, most=most if works else min(_GATHERED, most))
         self._feed = Feed(connection, first._ledger, first.workers, FEEDER, items, self._sizes)
         self._stopped = threading.Event()
         self._known = 0  # items done, when that was looked at last
@@ -131,7 +130,8 @@ class Feeder:
     def _look(self, slots: int) -> int:
         """For how many chunks the slots have need; waits a moment where there is none. Learns what items take."""
         sizes, feed = self._sizes, self._feed
-        if not self._works:
+        if not self._works:  # a gather is first, which takes together what came, of any size
+            sizes.grow()
             return _READY * slots
         pause_s = _LOOK_S
         while not self._stopped.is_set():

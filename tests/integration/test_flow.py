@@ -238,9 +238,37 @@ def test_a_job_is_found_again_by_its_id(client: Client, cluster: Cluster, name: 
     expected = [n * n + 1 for n in range(500)]
     results = job.results()
     assert [next(results) for _ in range(500)] == expected
-    assert list(job.results()) == expected
+    assert list(job.results(ordered=True)) == expected
+    assert list(job.results(cursor=results.cursor)) == []
     with pytest.raises(errors.ConfigError, match="no other job has had"):
         client.run(flow, [1], job=name)
+
+
+@pytest.mark.parametrize("mode", ["vertical", "streaming"])
+def test_errors_are_raised_in_their_places_where_a_job_is_found_again(client: Client, mode: str, name: str) -> None:
+    client.run(Flow(some) | odd_only, [3, 2], mode=mode, job=name, on_error="yield").detach(60)
+    results, got = client.job(name).results(timeout=30), []
+    for _ in range(5):
+        try:
+            got.append(next(results))
+        except ValueError as error:
+            got.append(str(error))
+    assert got == ["0 is even", 1, "2 is even", "0 is even", 1]
+
+
+def test_a_slow_input_is_not_kept_waiting_for_a_full_chunk(client: Client) -> None:
+    seen = threading.Event()
+
+    def numbers() -> Iterator[int]:
+        yield from range(2_000)  # so that chunks are large
+        assert seen.wait(60), "the results of these did not come before the input was asked for more"
+        yield from (1, 2)
+
+    results = client.run(Flow(square) | plus_one, itertools.chain(numbers(), [3])).results(timeout=60)
+    for _ in range(1):
+        next(results)
+    seen.set()
+    assert len(list(results)) == 2_002
 
 
 def test_detach_waits_for_the_input(client: Client, cluster: Cluster, name: str) -> None:
