@@ -96,14 +96,6 @@ class Sizes:
         return min(fitting, int(_MOST_BYTES / self.item_bytes)) if self.item_bytes else fitting
 
 
-def _timely(items: Iterator[Any], until: float) -> Iterator[Any]:
-    """The items, until it is so late."""
-    for item in items:
-        yield item
-        if time.perf_counter() >= until:
-            return
-
-
 class Feed:
     """One producer of a queue, which has its lease from who made the queue for it; one thread at a time uses it.
 
@@ -145,9 +137,7 @@ class Feed:
         began = time.perf_counter()
         try:
             self.starved = False
-            # What has its length has its items: only others may keep who reads them waiting.
-            timely = self._items if self._sizes.remaining is not None else _timely(self._items, began + FILL_S)
-            items.extend(itertools.islice(timely, size))
+            items.extend(itertools.islice(self._items, size))
         except NotYet:
             self.starved = True
         except Exception as error:  # whatever the input raises comes when the results of what came before it are read
