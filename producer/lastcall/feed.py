@@ -59,6 +59,10 @@ class Sizes:
         if self._chunksize is None:
             self._size = max(1, min(self._fitting(), self._size * _GROWTH, self._most))
 
+    def grow(self) -> None:
+        """The next chunks may be larger: nothing tells what items take, and it is of no matter."""
+        self._size = min(self._size * _GROWTH, self._most)
+
     @property
     def size(self) -> int:
         """What a chunk shall hold as far as is known."""

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 from redis.exceptions import RedisError
 
+from lastcall.ahead import Ahead
 from lastcall.errors import ItemTooLarge, LastcallError, NotSerializable, QueueFinished
 from lastcall.feed import FILL_S, Feed, Sizes
 from lastcall.state import keys
@@ -50,8 +51,10 @@ class Feeder:
         self._works = works
         self._max_workers = max_workers
         self._most = most
-        # Where a gather is first nothing tells: it takes together what came, of any size.
-        self._sizes = Sizes(None if works else min(_GATHERED, most), remaining, most=most)
+        self._sizes = Sizes(None, remaining, most=most if works else min(_GATHERED, most))
+        self._ahead: Ahead | None = None
+        if remaining is None:  # what has its length has its items, others may keep who reads them waiting
+            items = self._ahead = Ahead(items, most, f"lastcall-input-{first.job}")
         self._feed = Feed(connection, first._ledger, first.workers, FEEDER, items, self._sizes)
         self._stopped = threading.Event()
         self._known = 0  # items done, when that was looked at last
@@ -61,12 +64,15 @@ class Feeder:
 
     @property
     def is_here(self) -> bool:
-        """Whether its own thread asks: the input depends on what comes of it."""
-        return threading.current_thread() is self._thread
+        """Whether a thread of its own asks: the input depends on what comes of it."""
+        own = self._thread if self._ahead is None else self._ahead.thread
+        return threading.current_thread() is own
 
     def stop(self, wait_s: float = 0.0) -> None:
         """Put no more: unless all was put, the queue counts its producer as lost."""
         self._stopped.set()
+        if self._ahead is not None:
+            self._ahead.close()
         if not self.is_here:
             self._thread.join(wait_s)
 
@@ -119,6 +125,8 @@ class Feeder:
         feed, deadline, enough = self._feed, Deadline(FILL_S), self._feed.taken + self._most
         while len(feed.unsent) < chunks and feed.taken < enough and not feed.exhausted and not deadline.passed:
             feed.read(slots)
+            if feed.starved:
+                return
 
     def _leave(self) -> None:
         while not self._feed.left:
@@ -131,7 +139,8 @@ class Feeder:
     def _look(self, slots: int) -> int:
         """For how many chunks the slots have need; waits a moment where there is none. Learns what items take."""
         sizes, feed = self._sizes, self._feed
-        if not self._works:
+        if not self._works:  # a gather is first, which takes together what came, of any size
+            sizes.grow()
             return _READY * slots
         pause_s = _LOOK_S
         while not self._stopped.is_set():

@@ -184,6 +184,11 @@ def stage(
     Raises ConfigError.
     """
     _callable("a stage", function)
+    if inspect.isasyncgenfunction(function) or (flat and awaits(function)):
+        raise ConfigError(
+            "a stage", "a function, a generator function or a coroutine function",
+            f"{_called(function)}, which is more than one of them", "put a generator behind coroutines",
+        )  # fmt: skip
     if flat is not None and not isinstance(flat, bool):
         raise ConfigError("flat", "True, False or None", repr(flat))
     options = _options(
@@ -199,7 +204,7 @@ def filter(predicate: Function, /, *, name: str | None = None, workers: str | No
 
     Raises ConfigError.
     """
-    _callable("filter()", predicate)
+    _plain("filter()", predicate)
     made = Stage(FILTER, predicate, options=_options(workers))
     return _named(made, name, _name_of(predicate))
 
@@ -224,7 +229,7 @@ def reduce(
     Chunks are reduced where they are made, in parallel, their values in the order of the source; `initial` comes before
     all. Of no item at all, without `initial`, the job raises NothingToReduce, a TypeError. Raises ConfigError.
     """
-    _callable("reduce()", function)
+    _plain("reduce()", function)
     first = () if initial is _NOTHING else (initial,)
     made = Stage(REDUCE, function, options=_options(workers), initial=first)
     return _named(made, name, _name_of(function))
@@ -240,7 +245,7 @@ def fan_out(*branches: Function | Stage | Flow, merge: Function | None = None, n
     if len(branches) < 2:
         raise ConfigError("branches", "two or more", str(len(branches)), "fan_out(resize, tag)")
     if merge is not None:
-        _callable("merge", merge)
+        _plain("merge", merge)
     flows = tuple(branch if isinstance(branch, Flow) else Flow(branch) for branch in branches)
     for flow in flows:
         check_acyclic(flow)
@@ -249,6 +254,8 @@ def fan_out(*branches: Function | Stage | Flow, merge: Function | None = None, n
                 raise ConfigError(
                     "a branch", "without batch() and reduce()", repr(one), "put them behind the fan_out()"
                 )
+            if awaits(one.function):
+                raise ConfigError("a branch", "without coroutine functions", repr(one), "put them before the fan_out()")
     return _named(Stage(FAN_OUT, merge, branches=flows), name, "fan_out")
 
 
@@ -330,6 +337,20 @@ def options_of(one: Stage) -> Options:
 def _callable(what: str, function: object) -> None:
     if not callable(function):
         raise ConfigError(what, "callable: a function, a partial, a stage() or a Flow", repr(function))
+
+
+def _plain(what: str, function: object) -> None:
+    _callable(what, function)
+    if awaits(function):
+        raise ConfigError(what, "given a plain function", f"the coroutine function {function!r}")
+
+
+def awaits(function: object) -> bool:
+    """Whether what a call of it gives is to be awaited."""
+    of_its_class: Any = getattr(type(function), "__call__", None)  # noqa: B004  # what a callable object does
+    return inspect.iscoroutinefunction(function) or (
+        not inspect.isclass(function) and inspect.iscoroutinefunction(of_its_class)
+    )
 
 
 def _generates(function: Function) -> bool:

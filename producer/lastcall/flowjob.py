@@ -7,7 +7,8 @@ import itertools
 import os
 import uuid
 import weakref
-from collections.abc import Generator, Iterable, Iterator, Sequence, Sized
+from collections.abc import Iterable, Iterator, Sequence, Sized
+from dataclasses import asdict
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Final
 
@@ -16,25 +17,25 @@ from redis.exceptions import RedisError
 from lastcall.checks import one_of, plain_name, positive
 from lastcall.errors import (
     ConfigError,
-    DeadLetters,
     LastcallError,
     NothingToReduce,
     ResultsUnread,
     WaitTimeout,
 )
 from lastcall.feeder import FEEDER, Feeder
-from lastcall.flow import BATCH, REDUCE, Flow
+from lastcall.flow import BATCH, REDUCE, Flow, Options
 from lastcall.flowoptions import FlowOptions
+from lastcall.flowresults import FlowResults, values_of
 from lastcall.job import Job
 from lastcall.map import Failure
-from lastcall.outcome import unpack_error
 from lastcall.plan import HORIZONTAL, QueuePlan, planned
+from lastcall.policy import Told
 from lastcall.queue import StatusableQueue, make
-from lastcall.results import Entry, Reader
+from lastcall.results import Reader
 from lastcall.serial import check_reducible, endless, is_empty, is_endless
 from lastcall.sources import put_sources
 from lastcall.state.ledger import OFF, RECORD, RESULTS, Ledger, Status
-from lastcall.steps import Failed, Guarded, lowered
+from lastcall.steps import Guarded, lowered
 from lastcall.waiting import Deadline, raise_for, reaching, wait_for_end
 
 if TYPE_CHECKING:
@@ -161,10 +162,8 @@ class FlowJob(Job):
     @reaching
     def cancel(self) -> list[Status]:
         """Drop what is waiting in all its queues, refuse what is running, and read no more of the input."""
-        statuses = super().cancel()
-        if self.feeder is not None:
-            self.feeder.stop()
-        return statuses
+        self._cancel()
+        return self.status()
 
     def detach(self, timeout: float | None = None) -> str:
         """Block until all of the input is put; from then on no client need be there. Gives the id, for client.job().
@@ -195,12 +194,18 @@ class FlowJob(Job):
         if self._detached or self._pid != os.getpid() or self._connection.closed:
             return
         self._detached = True
-        if self.feeder is not None:
-            self.feeder.stop()
         if not self._ended:
             with contextlib.suppress(RedisError, LastcallError):  # its producer's lease runs out
-                for queue in self._made:
-                    queue._ledger.cancel()
+                self._cancel()
+
+    def _cancel(self) -> None:
+        # The last queue first, the input last: otherwise what feeds a queue were lost before that is cancelled.
+        try:
+            for queue in reversed(self._made):
+                queue._ledger.cancel()
+        finally:
+            if self.feeder is not None:
+                self.feeder.stop()
 
     def _make(
         self, plans: Sequence[QueuePlan], *, ordered: bool, window: int, sources: Sequence[Any] | None
@@ -216,7 +221,7 @@ class FlowJob(Job):
                 max_workers=plan.options.max_workers, maxsize=window, maxbytes=_WINDOW_BYTES if first and window else 0,
                 on_lost="ignore" if first and sources is not None else None, results=self._results if last else None,
                 on_error="dead" if self._on_error == "dead" else "return",
-                policy=plan.options.policy if plan.function is not None else None, founder=FEEDER,
+                policy=_policy(plan.options) if plan.function is not None else None, founder=FEEDER,
                 record=self._record, flow=FlowOptions(
                     paths=first and one_source,
                     gated=bool(plan.gather) and one_source,
@@ -266,7 +271,7 @@ class FlowJob(Job):
             while not reader.ended:
                 entries = reader.read(deadline.left(_LOOK_S))
                 for entry in entries:
-                    for value in _of_entry(entry, self._guarded, keyed, "stop"):
+                    for value in values_of(entry, self._guarded, keyed, "stop"):
                         if type(value) is Failure:
                             self.cancel()
                             raise value.error
@@ -296,79 +301,10 @@ class FlowJob(Job):
                 raise NothingToReduce(plan.name)
 
 
-class FlowResults(Iterator[Any]):
-    """The results of a flow's job; made by job.results(). cursor: where another call would go on.
-
-    Of results that travelled together, all come again there until the last one was handed out.
-    """
-
-    def __init__(self, job: FlowJob, timeout: float | None, cursor: str) -> None:
-        last = job._made[-1]._ledger
-        once = job._results == "once"
-        self._reader = Reader(job._connection, last, once=once, cursor=cursor, upstream=job._upstream)
-        self._values = _values(job, self._reader, timeout)
-
-    def __iter__(self) -> FlowResults:
-        return self
-
-    def __next__(self) -> Any:
-        return next(self._values)
-
-    @property
-    def cursor(self) -> str:
-        return self._reader.cursor
-
-    def close(self) -> None:
-        """Read no more."""
-        self._values.close()
-
-
-# Not a method: its frame would hold the iterator, which then were not closed as soon as nobody refers to it.
-def _values(job: FlowJob, reader: Reader, timeout: float | None) -> Generator[Any, None, None]:
-    on_error, guarded, keyed = job._on_error, job._guarded, job._keyed
-    with contextlib.closing(reader.entries(timeout)) as entries:
-        for together in entries:
-            values = [value for entry in together for value in _of_entry(entry, guarded, keyed, on_error)]
-            failed = [at for at, value in enumerate(values) if type(value) is Failure] if on_error == "stop" else ()
-            if failed:
-                yield from values[: failed[0]]
-                job.cancel()
-                raise values[failed[0]].error
-            if values:
-                last = values.pop()
-                yield from values
-                # Before the last one: whoever has it may ask for no more.
-                reader.passed(together)
-                yield last
-            else:
-                reader.passed(together)
-    job._ended = True
-    statuses = job.status()
-    if reader.ended != "DRAINED":
-        for status in statuses:
-            with contextlib.suppress(DeadLetters):
-                raise_for(status)
-    job._check_end(statuses)
-
-
-def _of_entry(entry: Entry, guarded: bool, keyed: bool, on_error: str) -> Sequence[Any]:
-    """An entry's values, a Failure where there is none."""
-    if entry.error is not None:
-        raise entry.error
-    outcome = entry.outcome
-    if not outcome.errors and not outcome.later and not guarded:
-        return outcome.values
-    values: list[Any] = []
-    for at in entry.positions:
-        value = outcome.values[at]
-        if at in outcome.errors:
-            if on_error != "dead":
-                values.append(Failure(unpack_error(outcome.errors[at], keyed)))
-        elif type(value) is Failed:
-            values.append(Failure(unpack_error(value.error, keyed)))
-        else:
-            values.append(value)
-    return values
+def _policy(options: Options) -> Told:
+    if options.concurrency is None:
+        return options.policy
+    return Told(**asdict(options.policy) | {"concurrency": options.concurrency})
 
 
 def _checked_window(window: int | None, mode: str, plans: Sequence[QueuePlan]) -> int:

@@ -49,16 +49,18 @@ class Job:
         """The results of its last queue, as they come, from the start or from a cursor: see StatusableQueue.results().
 
         A map's are there for others than its own client if it was given an id: client.map(..., job="nightly").
-        ordered: a map's in the order of its input, from the start alone. Raises what results() raises; for a map an
-        item's exception, after which results() goes on and an ordered one does not.
+        ordered: a map's in the order of its input, from the start alone; a flow's always are. Raises what results()
+        raises; for a map an item's exception, after which results() goes on and an ordered one does not.
         """
         last = self.queues[-1]
-        if not ordered:
+        if not ordered or last._ledger.meta().get("ordered") == b"1":
             return last.results(timeout=timeout, cursor=cursor)
         if cursor:
             raise ConfigError("cursor", "given for results as they come", "ordered=True", "leave one of them out")
         if last.name != MAP:
-            raise ConfigError("ordered", "asked of a map's job, whose input has an order", f"job {self.id}")
+            raise ConfigError(
+                "ordered", "asked of a job whose input has an order, a map's or a flow's", f"job {self.id}"
+            )
         last.results()  # checks that it has any
         return in_order(last._connection, last._ledger, timeout=timeout)
 

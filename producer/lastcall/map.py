@@ -299,7 +299,7 @@ class _Map:
         for number, outcome, at in whole:
             value = outcome.values[at]
             if at in outcome.errors:
-                error = _of_item(unpack_error(outcome.errors[at], self._connection.sealer.keyed), first + number)
+                error = of_item(unpack_error(outcome.errors[at], self._connection.sealer.keyed), first + number)
                 if not self._goes_on:
                     raise error
                 self.failures += 1
@@ -353,7 +353,7 @@ def _noted(starts: dict[int, int], under_way: dict[int, int]) -> Callable[[int, 
     return note
 
 
-def _of_item(error: BaseException, number: int) -> BaseException:
+def of_item(error: BaseException, number: int) -> BaseException:
     """The error as it is raised here: a worker knows an item's place in its chunk, not in the input."""
     mended: BaseException
     if isinstance(error, WorkerLost):

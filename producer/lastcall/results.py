@@ -14,6 +14,7 @@ from lastcall.errors import BadEnvelope, LastcallError, NotDeserializable, WaitT
 from lastcall.letters import given_up
 from lastcall.outcome import pack_error, unpack_error
 from lastcall.payload import Outcome, open_outcome
+from lastcall.steps import Failed
 from lastcall.waiting import AWAY, Deadline, Outage, Patience, describe, raise_for, status_of, warn_of_loop
 
 if TYPE_CHECKING:
@@ -303,11 +304,17 @@ def pairs(entry: Entry, returns_errors: bool, keyed: bool) -> list[tuple[Any, Ba
     if entry.error is not None:
         raise entry.error
     errors, values = entry.outcome.errors, entry.outcome.values
-    return [
-        (values[at], unpack_error(errors[at], keyed) if at in errors else None)
-        for at in entry.positions
-        if returns_errors or at not in errors
-    ]
+    pairs: list[tuple[Any, BaseException | None]] = []
+    for at in entry.positions:
+        value = values[at]
+        if at in errors:
+            if returns_errors:
+                pairs.append((None, unpack_error(errors[at], keyed)))
+        elif type(value) is Failed:
+            pairs.append((None, unpack_error(value.error, keyed)))
+        else:
+            pairs.append((value, None))
+    return pairs
 
 
 def _raised(pairs: Iterable[tuple[Any, BaseException | None]]) -> Iterator[Any]:

@@ -109,8 +109,9 @@ class SerialJob:
                 raise DeadLetters(tally.step.name, tally.dead, tally.put)
         return self.status()
 
-    def progress(self, timeout: float | None = None) -> list[Status]:
+    def progress(self, timeout: float | None = None, *, total: int | None = None) -> list[Status]:
         """As wait(): this process is busy with the job, and draws no bars."""
+        del total
         return self.wait(timeout)
 
     def status(self) -> list[Status]:

@@ -6,13 +6,14 @@ branches before gave, the values in this branch). So they keep workers and limit
 
 from __future__ import annotations
 
+import asyncio
 import itertools
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from lastcall.errors import MergeMismatch
-from lastcall.flow import FAN_OUT, FILTER, FLAT, GATHERS, MAP, Flow, Options, Stage, check_acyclic, options_of
+from lastcall.flow import FAN_OUT, FILTER, FLAT, GATHERS, MAP, Flow, Options, Stage, awaits, check_acyclic, options_of
 from lastcall.outcome import pack_error
 
 if TYPE_CHECKING:
@@ -235,11 +236,12 @@ def _each_guarded(kind: str, function: Function, values: Iterable[Any]) -> Itera
 def outputs(kind: str, function: Function, value: Any) -> Iterator[Any]:
     """What a step gives for one value: where it raises, nothing, unless it had given more than travels together."""
     if kind == MAP:
-        yield function(value)
+        made = function(value)
+        yield asyncio.run(made) if awaits(function) else made
         return
-    made = iter(_after(kind, function, (value,)))
-    yield from list(itertools.islice(made, TOGETHER))
-    yield from made
+    values = iter(_after(kind, function, (value,)))
+    yield from list(itertools.islice(values, TOGETHER))
+    yield from values
 
 
 def fused(steps: Sequence[Step], name: str, *, guarded: bool = False, many: bool = False) -> tuple[Function, bool]:

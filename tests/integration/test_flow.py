@@ -238,9 +238,37 @@ def test_a_job_is_found_again_by_its_id(client: Client, cluster: Cluster, name: 
     expected = [n * n + 1 for n in range(500)]
     results = job.results()
     assert [next(results) for _ in range(500)] == expected
-    assert list(job.results()) == expected
+    assert list(job.results(ordered=True)) == expected
+    assert list(job.results(cursor=results.cursor)) == []
     with pytest.raises(errors.ConfigError, match="no other job has had"):
         client.run(flow, [1], job=name)
+
+
+@pytest.mark.parametrize("mode", ["vertical", "streaming"])
+def test_errors_are_raised_in_their_places_where_a_job_is_found_again(client: Client, mode: str, name: str) -> None:
+    client.run(Flow(some) | odd_only, [3, 2], mode=mode, job=name, on_error="yield").detach(60)
+    results, got = client.job(name).results(timeout=30), []
+    for _ in range(5):
+        try:
+            got.append(next(results))
+        except ValueError as error:
+            got.append(str(error))
+    assert got == ["0 is even", 1, "2 is even", "0 is even", 1]
+
+
+@pytest.mark.parametrize("flow", [Flow(square) | plus_one, Flow(batch(50, timeout_s=0.05))], ids=["map", "batch"])
+def test_what_has_come_goes_on_while_the_input_keeps_waiting(client: Client, flow: Flow) -> None:
+    seen = threading.Event()
+
+    def numbers() -> Iterator[int]:
+        yield from (1, 2, 3)
+        assert seen.wait(60), "the first results did not come before the input went on"
+        yield 4
+
+    results = client.run(flow, numbers()).results(timeout=60)
+    first = next(results)
+    seen.set()
+    assert len([first, *results]) > 1
 
 
 def test_detach_waits_for_the_input(client: Client, cluster: Cluster, name: str) -> None:

@@ -199,6 +199,8 @@ def plain(value: Any) -> Any:
     """A result, so that it may be compared: an error by what it says."""
     if isinstance(value, Failure):
         value = value.error
+    if isinstance(value, errors.MergeMismatch):  # the model does not know how the stage is called
+        return f"branch {value.branch} gave {value.gave}"
     return repr(value)
 
 

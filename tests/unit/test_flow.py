@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import functools
 import itertools
 import operator
@@ -23,6 +24,11 @@ from tests.functions import odd_only, plus_one, square
 def twice(n: int) -> Iterator[int]:
     yield n
     yield n
+
+
+async def later(n: int) -> int:
+    await asyncio.sleep(0)
+    return n + 1
 
 
 def is_odd(n: int) -> bool:
@@ -118,6 +124,9 @@ def test_what_a_queue_runs_pickles(mode: str) -> None:
         (lambda: Flow(stage(square), workers="io"), "options must be given with a function"),
         (lambda: stage(square, name="a") | stage(plus_one, name="a"), "for each stage of a flow, got 'a' twice"),
         (lambda: stage(square, name="a") | fan_out(square, stage(square, name="a")), "got 'a' twice"),
+        (lambda: filter(later), r"filter\(\) must be given a plain function"),
+        (lambda: fan_out(square, later), "a branch must be without coroutine functions"),
+        (lambda: stage(later, flat=True), "a stage must be a function, a generator function or a coroutine function"),
         (lambda: planned(Flow(square), "diagonal"), "mode must be 'auto' or 'serial' or"),
         (lambda: planned(Flow(square), "auto", "ignore"), "on_error must be 'stop' or 'dead' or 'yield'"),
         (lambda: Flow(square).run([1], on_error="ignore"), "on_error must be 'stop' or 'dead' or 'yield'"),
@@ -211,6 +220,13 @@ def test_behind_a_flat_map_a_queue_is_shared_only_where_errors_come_to_the_same(
     assert names(flow, "vertical", "dead") == ["twice", "odd_only"]
     assert names(flow | batch(2), "vertical", "yield") == ["twice", "odd_only", "batch-2"]
     assert names(flow | stage(square, retries=1), "vertical", "yield") == ["twice", "odd_only+square"]
+
+
+def test_coroutines_have_a_queue_of_their_own() -> None:
+    flow = Flow(square) | later | fan_out(square, plus_one) | later | reduce(operator.add)
+    assert names(flow, "vertical") == ["square", "later", "square-2+plus_one", "later-2", "add"]
+    assert planned(flow, "vertical")[3].fold is None
+    assert list(flow.run([1, 2]).results()) == [sum([5, 4, 26, 7])]
 
 
 def test_an_error_behind_a_flat_map_spoils_no_neighbour() -> None:
