@@ -24,7 +24,7 @@ CODES = "|".join(code.name for code in Code)
 
 # What type of value a command works on. Commands that are not here have no business in a script.
 TYPES = {
-    "HASH": "HDEL HEXISTS HGET HGETALL HINCRBY HLEN HMGET HSET HSETNX HVALS",
+    "HASH": "HDEL HEXISTS HGET HGETALL HINCRBY HKEYS HLEN HMGET HSET HSETNX HVALS",
     "LIST": "LINDEX LLEN LPOP LRANGE RPOP LPUSH LREM LSET LTRIM RPUSH",
     "ZSET": "ZADD ZCARD ZRANGE ZRANGEBYSCORE ZREM ZSCORE",
     "STREAM": "XADD XDEL XREVRANGE XTRIM",
@@ -35,6 +35,7 @@ READS = {
     "HEXISTS",
     "HGET",
     "HGETALL",
+    "HKEYS",
     "HLEN",
     "HMGET",
     "HVALS",

@@ -1,5 +1,13 @@
 --[[ _settle: seal a queue whose producers have gone, end it when nothing is left, and, having ended it, leave the
   queue downstream, which may end in turn. The only place where a queue ends of itself. ]]
+
+-- Nobody needs what lies aside for calls when all are answered, or none will be: it is the client's that may be dead.
+local function drop_aside(i)
+  for _, field in ipairs(redis.call('HKEYS', key(i, JOB))) do
+    if string.sub(field, 1, 6) == 'aside:' then redis.call('HDEL', key(i, JOB), field) end
+  end
+end
+
 local function end_queue(i, state)
   set(i, 'state', state)
   set(i, 'ended', now())
@@ -26,6 +34,7 @@ local function end_queue(i, state)
   ring(i, num(i, 'waiting'))
   ring_producers(i)
   redis.call('UNLINK', key(i, CHUNKS), key(i, READY), key(i, DELAYED), key(i, TICKETS), key(i, HELD), key(i, LEASES), key(i, GATE))
+  if get(i, 'style') == 'call' then drop_aside(i) end
   set(i, 'holding', 0)
   set(i, 'waiting', 0)
   set(i, 'suspects', 0)
