@@ -16,7 +16,7 @@ from typing import Any, Final
 
 from benchmarks import celery_app, huey_app
 from lastcall import Client
-from lastcall.local import LocalCluster
+from lastcall.private import LocalCluster
 from lastcall.settings import Settings
 
 SLOTS: Final = 2

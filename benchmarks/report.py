@@ -13,7 +13,7 @@ from rich.console import Console
 from rich.table import Table
 
 from benchmarks.harness import SLOTS, Goal, Row, Sample, progress
-from lastcall.local import available_cpus
+from lastcall.private import available_cpus
 
 _HEAD = ("benchmark", "measure", "lastcall", "beside it", "ratio", "goal", "")
 

@@ -33,7 +33,7 @@ from lastcall.state.ledger import Ledger, Status, split
 from lastcall.waiting import reaching
 
 if TYPE_CHECKING:
-    from lastcall.local import LocalCluster
+    from lastcall.private import LocalCluster
     from lastcall.registry import WorkerInfo
 
 T = TypeVar("T")
@@ -61,7 +61,7 @@ class Client(Named):
         self._lock = threading.Lock()
         self._closed = False
         if settings.url is None:
-            from lastcall.local import LocalCluster  # needs the extra `local`, a client does not
+            from lastcall.private import LocalCluster  # needs the extra `local`, a client does not
 
             self._cluster = LocalCluster(slots, environment=environment_of(settings))
             host(self._cluster)

@@ -29,7 +29,7 @@ from lastcall.waiting import AWAY
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from lastcall.local import LocalCluster
+    from lastcall.private import LocalCluster
     from lastcall.settings import Settings
 
 _log = logging.getLogger(__name__)

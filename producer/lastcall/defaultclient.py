@@ -29,7 +29,7 @@ def _private_settings(settings: Settings) -> Settings:
     with _lock:
         if _private is None:
             from lastcall.client import environment_of
-            from lastcall.local import LocalCluster  # needs the extra `local`
+            from lastcall.private import LocalCluster  # needs the extra `local`
 
             cluster = LocalCluster(environment=environment_of(settings))  # its workers start when one is asked for
             host(cluster)

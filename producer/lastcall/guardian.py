@@ -1,6 +1,6 @@
 """The guardian of a private cluster: a small process that owns its server and its workers.
 
-local.py starts this file as a script (the standard library only, nothing of lastcall, so it is up
+private.py starts this file as a script (the standard library only, nothing of lastcall, so it is up
 at once). Its stdin is a pipe whose other end the client alone holds: however the client ends, the
 pipe ends with it, and the guardian kills every process group that it started, removes the private
 directory and leaves. On Linux the kernel does the killing should the guardian itself be killed.

@@ -1,4 +1,4 @@
-"""A slot's place: what its functions keep from one item to the next, resources (resource.py) and attributes (local.py).
+"""A slot's place: what its functions keep between items, resources (resource.py) and attributes (slotlocal.py).
 
 A slot has a place while it runs a ticket. The places of a thread stay with it, those of greenlets, which come and go
 with each ticket, with their process; so there are as many as slots have run at the same time. A call that a waiting

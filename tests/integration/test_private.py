@@ -13,7 +13,7 @@ import pytest
 
 from lastcall import Client, StatusableQueue
 from lastcall.errors import ConfigError, ServerUnreachable
-from lastcall.local import find_server
+from lastcall.private import find_server
 from tests import functions
 from tests.functions import consume, produce, square
 from tests.workers import environment, until

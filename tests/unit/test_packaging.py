@@ -329,3 +329,15 @@ def test_make_shows_every_target_with_what_it_does() -> None:
     shown = subprocess.run(["make"], cwd=ROOT, env=quiet, capture_output=True, text=True, check=True)
     lines = [re.fullmatch(r"  make (\S+) +(\S.+)", line) for line in shown.stdout.splitlines()]
     assert [line and line.group(1) for line in lines] == declared.group(1).split()
+
+
+def test_no_module_takes_the_place_of_a_public_name() -> None:
+    # Importing lastcall.x for the first time sets lastcall.x, whatever that was.
+    program = (
+        "import importlib, pkgutil, types, lastcall\n"
+        "for found in pkgutil.walk_packages(lastcall.__path__, 'lastcall.'):\n"
+        "    if not found.name.endswith('__main__'): importlib.import_module(found.name)\n"
+        "names = [n for n in lastcall.__all__ if isinstance(getattr(lastcall, n), types.ModuleType)]\n"
+        "assert names == ['errors'], names\n"
+    )
+    subprocess.run([sys.executable, "-c", program], check=True, timeout=60)

