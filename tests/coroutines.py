@@ -160,3 +160,9 @@ async def joined(n: int, workers: str) -> int:
 async def waits_by_blocking(n: int, workers: str) -> int:
     with Client() as client:
         return client.submit_to(workers, square, n).result(60)
+
+
+async def stops_the_loop(n: int) -> int:
+    asyncio.get_running_loop().stop()
+    await asyncio.sleep(0.01)
+    return n

@@ -27,6 +27,7 @@ class _Loop:
         self.pid = os.getpid()
         self.loop: asyncio.AbstractEventLoop
         self.begun, self.ended = threading.Event(), threading.Event()
+        self._ends = False
         _start(self._run)
         self.begun.wait()
 
@@ -36,7 +37,8 @@ class _Loop:
         asyncio.set_event_loop(loop)
         loop.call_soon(self.begun.set)
         try:
-            loop.run_forever()
+            while not self._ends:  # a function that stops it stops what is not its own
+                loop.run_forever()
             left = asyncio.all_tasks(loop)
             for task in left:
                 task.cancel()
@@ -46,6 +48,13 @@ class _Loop:
             loop.close()
         finally:
             self.ended.set()
+
+    def end(self) -> None:
+        """Cancel what runs, and wait until the loop has ended."""
+        self._ends = True
+        with contextlib.suppress(RuntimeError):  # it is closed
+            self.loop.call_soon_threadsafe(self.loop.stop)
+        self.ended.wait(2 * _END_S)
 
 
 _here: _Loop | None = None
@@ -81,9 +90,7 @@ def end(**_: Any) -> None:
     global _here
     here, _here = _here, None
     if here is not None and here.pid == os.getpid():
-        with contextlib.suppress(RuntimeError):  # it is closed
-            here.loop.call_soon_threadsafe(here.loop.stop)
-        here.ended.wait(2 * _END_S)
+        here.end()
 
 
 signals.worker_process_shutdown.connect(end)
