@@ -9,6 +9,7 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
 from lastcall.aio.helping import Waiting
+from lastcall.aio.raising import raisable
 from lastcall.current import HELP_S, running
 from lastcall.errors import LeaseLost, QueueFinished
 
@@ -103,12 +104,7 @@ class AsyncCalls:
             elif (error := answer.exception(0)) is None:
                 future.set_result(answer.result(0))
             else:
-                try:
-                    future.set_exception(error)
-                except TypeError:  # StopIteration cannot be awaited
-                    told = RuntimeError(f"the function raised {error!r}")
-                    told.__cause__ = error
-                    future.set_exception(told)
+                future.set_exception(raisable(error))
 
         def settled(_: Any) -> None:
             self._settled.append(settle)

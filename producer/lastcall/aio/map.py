@@ -10,6 +10,7 @@ from collections.abc import AsyncGenerator, AsyncIterable, AsyncIterator, Callab
 from typing import TYPE_CHECKING, Any
 
 from lastcall.aio.helping import Waiting
+from lastcall.aio.raising import raisable
 from lastcall.aio.results import FedReader
 from lastcall.errors import ConfigError, QueueCancelled, WaitTimeout
 from lastcall.map import NotYet, _Map
@@ -143,7 +144,7 @@ class AsyncMapResults(AsyncIterator[Any]):
             return self._values.popleft()
         if self._error is not None:
             error, self._error = self._error, None
-            raise error
+            raise raisable(error)
         raise StopAsyncIteration
 
     async def aclose(self) -> None:
@@ -246,6 +247,9 @@ async def _read(
                 if time.monotonic() - began > _TURN_S:
                     await asyncio.sleep(0)
                     began = time.monotonic()
+    except asyncio.CancelledError as error:
+        feed.error = raisable(error, "the input")  # as its own: where it is the map that ends, nobody reads it
+        raise
     except Exception as error:  # whatever the input raises comes when the results of what came before it are read
         feed.error = error
     finally:

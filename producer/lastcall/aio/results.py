@@ -7,6 +7,7 @@ from collections import deque
 from typing import TYPE_CHECKING, Any
 
 from lastcall.aio.helping import Waiting
+from lastcall.aio.raising import raisable
 from lastcall.errors import WaitTimeout
 from lastcall.results import Entry, Reader, pairs
 from lastcall.waiting import Deadline, raise_for, status_of
@@ -78,7 +79,7 @@ class AsyncResults:
         if together:
             self._reader.passed(together)  # before it is handed out: whoever has it may ask for no more
         if error is not None:
-            raise error
+            raise raisable(error)
         return value
 
     @property
