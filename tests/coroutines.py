@@ -5,10 +5,12 @@ from __future__ import annotations
 import asyncio
 import os
 import signal
+import threading
 import time
+from collections.abc import Iterator
 from pathlib import Path
 
-from lastcall import AsyncClient, Client, current, task
+from lastcall import AsyncClient, Client, current, resource, task
 from tests.functions import odd_only, square
 
 _barriers: dict[int, asyncio.Barrier] = {}
@@ -166,3 +168,38 @@ async def stops_the_loop(n: int) -> int:
     asyncio.get_running_loop().stop()
     await asyncio.sleep(0.01)
     return n
+
+
+class Session:
+    """As an HTTP client's: of one event loop, and closed by a coroutine."""
+
+    def __init__(self) -> None:
+        self.loop, self.thread = asyncio.get_running_loop(), threading.get_ident()
+
+    async def close(self) -> None:
+        await asyncio.sleep(0)
+        where = "on its loop" if asyncio.get_running_loop() is self.loop else "elsewhere"
+        Path(os.environ["TEST_CLOSED"]).write_text(where)
+
+
+session = resource(Session)
+
+
+@resource
+def thread() -> Iterator[int]:
+    made_in = threading.get_ident()
+    yield made_in
+    closed = "where it was made" if threading.get_ident() == made_in else "elsewhere"
+    with Path(os.environ["TEST_CLOSED"] + "-plain").open("a") as file:
+        print(closed, file=file)
+
+
+async def session_of(n: int) -> int:
+    assert session().loop is asyncio.get_running_loop()
+    await asyncio.sleep(0.001)
+    assert thread() == threading.get_ident()
+    return id(session())
+
+
+def thread_is_mine(n: int) -> bool:
+    return thread() == threading.get_ident()

@@ -25,7 +25,7 @@ from lastcall.payload import CALL, STAR
 from lastcall.policy import Policy
 from lastcall.waiting import AWAY
 from lastcall_worker import limits, starters
-from lastcall_worker.loop import is_here, loop
+from lastcall_worker.loop import enter_place, is_here, loop
 from lastcall_worker.monitored import Monitored
 from lastcall_worker.slot import Running, Slot, TicketOver, policy_of
 
@@ -194,6 +194,7 @@ class Flight:
         policy = policy_of(work, item)
         place = at if one.positions is None else one.positions[at]
         running_here.set(Item(self._slot, work, one.chunk, place))
+        enter_place()
         turn = self._turn(item, policy)
         self._blocked += 1
         async with turn:
