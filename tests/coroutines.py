@@ -9,6 +9,7 @@ import threading
 import time
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 from lastcall import AsyncClient, Client, current, resource, task
 from tests.functions import odd_only, square
@@ -168,6 +169,20 @@ async def stops_the_loop(n: int) -> int:
     asyncio.get_running_loop().stop()
     await asyncio.sleep(0.01)
     return n
+
+
+async def with_lock(lock: Any, shared: Any, n: int) -> int:
+    """Holds a lock while it awaits, by the awaitable one of its name."""
+    async with AsyncClient() as client, client.lock(lock.name):
+        before = shared.get()
+        await asyncio.sleep(0.01)
+        shared.set(before + 1)
+    return n
+
+
+async def with_a_lock_that_blocks(lock: Any) -> None:
+    with lock:
+        await asyncio.sleep(600)
 
 
 class Session:

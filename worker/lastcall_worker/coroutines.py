@@ -54,9 +54,12 @@ class Item(Running):
     def at(self) -> int:
         return self._at
 
-    def help(self, ledger: Ledger) -> bool:
+    def check_wait(self, what: str) -> None:
         if is_here():
-            raise BlocksLoop(ledger.shown)
+            raise BlocksLoop(what)
+
+    def help(self, ledger: Ledger) -> bool:
+        self.check_wait(f"queue {ledger.shown}")
         return super().help(ledger)
 
 

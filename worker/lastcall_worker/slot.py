@@ -94,6 +94,9 @@ class Running:
     def attempt(self) -> int:
         return self.chunk.tries + 1
 
+    def check_wait(self, what: str) -> None:
+        """Raise BlocksLoop where this may not block."""
+
     def help(self, ledger: Ledger) -> bool:
         """Run a ready chunk of another queue here and now, if this worker serves that."""
         station = self.slot.station
