@@ -45,15 +45,20 @@ class Job:
         ordered: a map's in the order of its input, from the start alone. Raises what results() raises; for a map an
         item's exception, after which results() goes on and an ordered one does not.
         """
-        last = self.queues[-1]
         if not ordered:
-            return last.results(timeout=timeout, cursor=cursor)
+            return self.queues[-1].results(timeout=timeout, cursor=cursor)
+        last = self.in_order(cursor)
+        return in_order(last._connection, last._ledger, timeout=timeout)
+
+    def in_order(self, cursor: str) -> StatusableQueue[Any]:
+        """Its last queue, if that has results in the order of its input. Raises ConfigError."""
+        last = self.queues[-1]
         if cursor:
             raise ConfigError("cursor", "given for results as they come", "ordered=True", "leave one of them out")
         if last.name != MAP:
             raise ConfigError("ordered", "asked of a map's job, whose input has an order", f"job {self.id}")
-        last.results()  # checks that it has any
-        return in_order(last._connection, last._ledger, timeout=timeout)
+        last.check_results(cursor)
+        return last
 
     @reaching
     def wait(self, timeout: float | None = None) -> list[Status]:
