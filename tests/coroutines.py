@@ -218,3 +218,12 @@ async def session_of(n: int) -> int:
 
 def thread_is_mine(n: int) -> bool:
     return thread() == threading.get_ident()
+
+
+async def cancels_all(n: int) -> int:
+    """As one that believes that the loop is its own."""
+    if n == 0:
+        for task in asyncio.all_tasks():
+            task.cancel()
+    await asyncio.sleep(0.01)
+    return n

@@ -20,6 +20,13 @@ def test_a_function_that_stops_the_loop_stops_nothing(client: Client) -> None:
     assert list(client.map(coroutines.nap, range(5), workers="io", timeout=60)) == [0, 1, 4, 9, 16]
 
 
+def test_a_function_that_cancels_all_others_leaves_none_without_an_outcome(client: Client, name: str) -> None:
+    queue = client.queue(name, coroutines.cancels_all, workers="io", concurrency=2, on_error="return")
+    with queue.producer(chunk_items=6) as out:
+        out.put_many(range(6))
+    assert queue.join(60).done == 6
+
+
 @pytest.mark.parametrize("pool", ["prefork", "threads"])
 def test_resources_of_coroutines_are_made_and_closed_on_their_loop(lonely: Cluster, tmp_path: Path, pool: str) -> None:
     closed = tmp_path / "closed"

@@ -15,7 +15,8 @@ import logging
 import threading
 import time
 from collections import deque
-from collections.abc import Callable, Sequence
+from collections.abc import AsyncIterator, Callable, Sequence
+from functools import partial
 from typing import TYPE_CHECKING, Any, Final
 
 from lastcall.current import running as running_here
@@ -190,7 +191,15 @@ class Flight:
         for at, item, function in ready:
             task = self._loop.create_task(self._run(one, at, item, function))
             self._tasks.add(task)
-            task.add_done_callback(self._tasks.discard)
+            task.add_done_callback(partial(self._ended, one, at))
+
+    def _ended(self, one: Airborne, at: int, task: asyncio.Task[None]) -> None:
+        self._tasks.discard(task)
+        if task.cancelled() and one.values[at] is None and at not in one.errors:
+            self._fail(one, at, asyncio.CancelledError())  # by another one of the loop, before it began
+        one.left -= 1
+        if not one.left:
+            self._land(one)
 
     async def _run(self, one: Airborne, at: int, item: Any, function: Callable[..., Any]) -> None:
         work = self._work
@@ -198,23 +207,31 @@ class Flight:
         place = at if one.positions is None else one.positions[at]
         running_here.set(Item(self._slot, work, one.chunk, place))
         enter_place()
+        try:
+            async with self._in_turn(one, item, policy):
+                one.values[at] = await self._limited(one, place, item, function, policy)
+        except BaseException as error:  # whatever a function raises is its item's outcome
+            if not self._over:
+                self._failed(one, at, error, policy)
+
+    @contextlib.asynccontextmanager
+    async def _in_turn(self, one: Airborne, item: Any, policy: Policy) -> AsyncIterator[None]:
+        """While no more run than may, and counted."""
         turn = self._turn(item, policy)
         self._blocked += 1
-        async with turn:
+        try:
+            await turn.acquire()
+        finally:
             self._blocked -= 1
-            self._running += 1
-            began, beside = time.perf_counter(), self._running
-            try:
-                one.values[at] = await self._limited(one, place, item, function, policy)
-            except BaseException as error:  # whatever a function raises is its item's outcome
-                if not self._over:
-                    self._failed(one, at, error, policy)
+        self._running += 1
+        began, beside = time.perf_counter(), self._running
+        try:
+            yield
+        finally:
+            turn.release()
             beside = max(beside, self._running)
             self._running -= 1
-        one.share_s += (time.perf_counter() - began) / beside
-        one.left -= 1
-        if not one.left:
-            self._land(one)
+            one.share_s += (time.perf_counter() - began) / beside
 
     def _turn(self, item: Any, policy: Policy) -> asyncio.Semaphore:
         """Of the queue's items; of calls, those of the same function."""
