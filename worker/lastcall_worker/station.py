@@ -18,6 +18,7 @@ from lastcall.connect import connect
 from lastcall.coroutine import CONCURRENCY, is_async
 from lastcall.envelope import Sealer
 from lastcall.errors import AsideLost, BadEnvelope, LastcallError, UnknownJob
+from lastcall.flowoptions import BATCH, MANY
 from lastcall.outcome import PackedError, pack_error
 from lastcall.parcel import Part, fetching
 from lastcall.payload import CALL, STARTED
@@ -40,6 +41,10 @@ AWAY_S: Final = 60.0  # how long a slot bears that the server is away
 AGAIN_S: Final = 0.2
 
 
+class TicketOver(BaseException):
+    """The worker has ended a slot's ticket, since an item was late: the rest of the chunk is others' by now."""
+
+
 @dataclass(slots=True)
 class Work:
     """One queue's work, as a slot needs it."""
@@ -59,6 +64,11 @@ class Work:
     max_workers: int
     starter: Starter | None  # what a process or thread does before its first item
     concurrency: int  # of coroutines, in a slot; 0 where the function is none
+    flow: bool = False  # whether it is a flow's, which these are for
+    gather: str = ""
+    fold: Callable[[Any, Any], Any] | None = None
+    record: str = ""  # what is written into the job's history
+    between: bool = False  # stages of one flow: those before or behind it may have need of this slot
 
 
 class Station:
@@ -95,13 +105,19 @@ class Station:
         known = self._works.get(address)
         if known is not None and known.made == made and known.error is None:
             return known
-        function, error, starter = None, None, None
+        function, error, starter, fold = None, None, None, None
+        gather = meta.get("gather", b"").decode()
         name, style = meta["identity"].decode(), meta["style"].decode()
         try:
-            if style != CALL or name.endswith(STARTED):
+            if gather.startswith(BATCH):
+                name = BATCH  # which has none
+            elif style != CALL or name.endswith(STARTED):
                 wire = self.sealer.open(meta["function"], ledger.job, ledger.name, "function")
                 if name.endswith(STARTED):
                     *wire, starter = wire
+                if style == MANY:
+                    *wire, folds = wire
+                    fold = functions.load(folds, self.node, self.sealer.keyed) if folds is not None else None
                 if style != CALL:  # each call brings its own
                     function = self._load(wire)
                 name = wire[1]
@@ -117,7 +133,9 @@ class Station:
             ledger, made, style, meta["celery"].decode(), name, function, error,
             meta["results"].decode(), meta["on_error"].decode(),
             meta.get("down_index", b"").decode(), meta.get("down_celery", b"").decode(), policy,
-            int(meta["max_workers"]), starter, concurrency,
+            int(meta["max_workers"]), starter, concurrency, "flow" in meta, gather, fold,
+            meta.get("record", b"").decode(),
+            between="flow" in meta and (len(ledger.names) > 1 or int(meta["stages"]) > 0),
         )  # fmt: skip
         if len(self._works) > 1000:
             self._works.clear()

@@ -39,11 +39,9 @@ class AsyncJob:
         self, *, timeout: float | None = None, cursor: str = "", ordered: bool = False
     ) -> AsyncIterator[Any]:
         """The results of its last queue, as they come (ordered: of its input): see Job.results()."""
-        if ordered:
-            queue = AsyncQueue(self._link, await self._link.threads.ask(self._job.in_order, cursor))
-        else:
-            queue = (await self.queues())[-1]
-        async for result in queue._results(timeout=timeout, cursor=cursor, ordered=ordered):
+        last, unsorted = await self._link.threads.ask(self._job.last, cursor, ordered)
+        queue = AsyncQueue(self._link, last)
+        async for result in queue._results(timeout=timeout, cursor=cursor, ordered=unsorted):
             yield result
 
     async def wait(self, timeout: float | None = None) -> list[Status]:
