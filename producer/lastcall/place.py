@@ -90,6 +90,7 @@ class _Places:
         self.pid: Final = os.getpid()
         self.outside = Place()  # for what runs in no slot
         self.idle: list[Place] = []
+        self._others = _everybodys  # a module's names may be gone before it is, at the interpreter's end
         _everybodys[id(self)] = weakref.ref(self)
 
     def close(self) -> None:
@@ -103,7 +104,7 @@ class _Places:
     def __del__(self) -> None:
         self.close()  # in the thread itself, as it ends: what may be used in one thread only is closed there
         if self.pid == os.getpid():
-            _everybodys.pop(id(self), None)
+            self._others.pop(id(self), None)
 
 
 _everybodys: dict[int, weakref.ref[_Places]] = {}  # a WeakSet must not grow, in another thread, while it is read
