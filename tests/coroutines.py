@@ -5,10 +5,13 @@ from __future__ import annotations
 import asyncio
 import os
 import signal
+import threading
 import time
+from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
-from lastcall import AsyncClient, Client, current, task
+from lastcall import AsyncClient, Client, current, resource, task
 from tests.functions import odd_only, square
 
 _barriers: dict[int, asyncio.Barrier] = {}
@@ -160,3 +163,67 @@ async def joined(n: int, workers: str) -> int:
 async def waits_by_blocking(n: int, workers: str) -> int:
     with Client() as client:
         return client.submit_to(workers, square, n).result(60)
+
+
+async def stops_the_loop(n: int) -> int:
+    asyncio.get_running_loop().stop()
+    await asyncio.sleep(0.01)
+    return n
+
+
+async def with_lock(lock: Any, shared: Any, n: int) -> int:
+    """Holds a lock while it awaits, by the awaitable one of its name."""
+    async with AsyncClient() as client, client.lock(lock.name):
+        before = shared.get()
+        await asyncio.sleep(0.01)
+        shared.set(before + 1)
+    return n
+
+
+async def with_a_lock_that_blocks(lock: Any) -> None:
+    with lock:
+        await asyncio.sleep(600)
+
+
+class Session:
+    """As an HTTP client's: of one event loop, and closed by a coroutine."""
+
+    def __init__(self) -> None:
+        self.loop, self.thread = asyncio.get_running_loop(), threading.get_ident()
+
+    async def close(self) -> None:
+        await asyncio.sleep(0)
+        where = "on its loop" if asyncio.get_running_loop() is self.loop else "elsewhere"
+        Path(os.environ["TEST_CLOSED"]).write_text(where)
+
+
+session = resource(Session)
+
+
+@resource
+def thread() -> Iterator[int]:
+    made_in = threading.get_ident()
+    yield made_in
+    closed = "where it was made" if threading.get_ident() == made_in else "elsewhere"
+    with Path(os.environ["TEST_CLOSED"] + "-plain").open("a") as file:
+        print(closed, file=file)
+
+
+async def session_of(n: int) -> int:
+    assert session().loop is asyncio.get_running_loop()
+    await asyncio.sleep(0.001)
+    assert thread() == threading.get_ident()
+    return id(session())
+
+
+def thread_is_mine(n: int) -> bool:
+    return thread() == threading.get_ident()
+
+
+async def cancels_all(n: int) -> int:
+    """As one that believes that the loop is its own."""
+    if n == 0:
+        for task in asyncio.all_tasks():
+            task.cancel()
+    await asyncio.sleep(0.01)
+    return n

@@ -551,9 +551,9 @@ class Empty(LastcallError, _queue.Empty):
 class BlocksLoop(LastcallError):
     """A coroutine on a worker waits by a call that blocks its event loop, and with it all that run beside it."""
 
-    def __init__(self, queue: str) -> None:
-        self.queue = queue
-        super().__init__(f"a coroutine waits for queue {queue} by a call that blocks its event loop: use AsyncClient")
+    def __init__(self, what: str) -> None:
+        self.what = what
+        super().__init__(f"a coroutine waits for {what} by a call that blocks its event loop: use AsyncClient")
 
 
 # Errors of the user's functions

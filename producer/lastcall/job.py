@@ -52,17 +52,24 @@ class Job:
         ordered: a map's in the order of its input, from the start alone; a flow's always are. Raises what results()
         raises; for a map an item's exception, after which results() goes on and an ordered one does not.
         """
+        last, unsorted = self.last(cursor, ordered)
+        if unsorted:
+            return in_order(last._connection, last._ledger, timeout=timeout)
+        return last.results(timeout=timeout, cursor=cursor)
+
+    def last(self, cursor: str, ordered: bool) -> tuple[StatusableQueue[Any], bool]:
+        """Its last queue, and whether who reads the results has to put them in order. Raises ConfigError."""
         last = self.queues[-1]
         if not ordered or last._ledger.meta().get("ordered") == b"1":
-            return last.results(timeout=timeout, cursor=cursor)
+            return last, False
         if cursor:
             raise ConfigError("cursor", "given for results as they come", "ordered=True", "leave one of them out")
         if last.name != MAP:
             raise ConfigError(
                 "ordered", "asked of a job whose input has an order, a map's or a flow's", f"job {self.id}"
             )
-        last.results()  # checks that it has any
-        return in_order(last._connection, last._ledger, timeout=timeout)
+        last.check_results(cursor)
+        return last, True
 
     @reaching
     def wait(self, timeout: float | None = None) -> list[Status]:

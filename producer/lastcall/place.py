@@ -3,18 +3,21 @@
 A slot has a place while it runs a ticket. The places of a thread stay with it, those of greenlets, which come and go
 with each ticket, with their process; so there are as many as slots have run at the same time. A call that a waiting
 slot runs meanwhile has a place of its own: what it does with a connection does not mix with what the one that waits has
-begun. Outside of a slot a thread has one place.
+begun. Coroutines have the place of their event loop, so that what is made in its thread is used and closed there.
+Outside of a slot a thread has one place.
 """
 
 from __future__ import annotations
 
+import asyncio
 import atexit
+import inspect
 import logging
 import os
 import sys
 import threading
 import weakref
-from collections.abc import Callable, Iterator, MutableMapping
+from collections.abc import Callable, Coroutine, Iterator, MutableMapping
 from contextlib import contextmanager
 from contextvars import ContextVar
 from dataclasses import dataclass
@@ -68,7 +71,9 @@ class Place:
         if thing is None:
             return
         try:
-            thing.close()
+            closing = thing.close()
+            if inspect.iscoroutine(closing):
+                _close_later(closing)
         except Exception as error:  # it may be broken, which is why it goes; the others are to be closed, too
             _log.warning("a resource could not be closed: %s: %s", type(error).__name__, error)
 
@@ -85,6 +90,7 @@ class _Places:
         self.pid: Final = os.getpid()
         self.outside = Place()  # for what runs in no slot
         self.idle: list[Place] = []
+        self._others = _everybodys  # a module's names may be gone before it is, at the interpreter's end
         _everybodys[id(self)] = weakref.ref(self)
 
     def close(self) -> None:
@@ -98,12 +104,13 @@ class _Places:
     def __del__(self) -> None:
         self.close()  # in the thread itself, as it ends: what may be used in one thread only is closed there
         if self.pid == os.getpid():
-            _everybodys.pop(id(self), None)
+            self._others.pop(id(self), None)
 
 
 _everybodys: dict[int, weakref.ref[_Places]] = {}  # a WeakSet must not grow, in another thread, while it is read
 _inherited: list[object] = []  # kept for ever: a fork must not close its parent's connections
 _place: ContextVar[Place | None] = ContextVar("lastcall_place", default=None)
+_closing: set[asyncio.Task[None]] = set()
 _of_thread = threading.local()
 _of_process: _Places | None = None
 
@@ -125,6 +132,11 @@ def taken() -> Iterator[Place]:
     finally:
         _place.reset(before)
         places.idle.append(place)
+
+
+def enter(place: Place) -> None:
+    """Have what runs in this context be there, from now on."""
+    _place.set(place)
 
 
 def close_all() -> None:
@@ -151,6 +163,24 @@ def _places() -> _Places:
     if places is None:
         places = _of_thread.places = _Places()
     return places
+
+
+def _close_later(closing: Coroutine[Any, Any, object]) -> None:
+    """Close what is closed by a coroutine, on the loop that runs here. Raises RuntimeError where there is none."""
+    try:
+        task = asyncio.get_running_loop().create_task(_closed(closing))
+    except RuntimeError:
+        closing.close()
+        raise
+    _closing.add(task)
+    task.add_done_callback(_closing.discard)
+
+
+async def _closed(closing: Coroutine[Any, Any, object]) -> None:
+    try:
+        await closing
+    except Exception as error:  # nobody waits for it
+        _log.warning("a resource could not be closed: %s: %s", type(error).__name__, error)
 
 
 def _leave_to_parent() -> None:

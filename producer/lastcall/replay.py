@@ -157,6 +157,9 @@ class _Here:
         self.item = f"{event.root}#{event.first + index}"
         self.attempt = max(event.attempt, 1)
 
+    def check_wait(self, what: str) -> None:
+        """It may block."""
+
     def help(self, ledger: Ledger) -> bool:
         """There are workers for that."""
         return False

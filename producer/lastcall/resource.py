@@ -31,8 +31,8 @@ class Resource(ByName, Generic[T]):
     """Called, it gives this slot's own: made at the first call, the same at every later one, for any job.
 
     A slot is a process of the pools prefork and solo, a thread of `threads`; gevent has as many as greenlets run at
-    the same time. Coroutines of a slot share what it has. A call that a slot runs while its function waits has another.
-    Outside of workers each thread has its own.
+    the same time. A call that a slot runs while its function waits has another. Coroutines of a process share that of
+    their event loop, which may be closed by a coroutine. Outside of workers each thread has its own.
     It is closed when the process ends (the worker leaves, max-tasks-per-child), or its thread, in the reverse order of
     making; not when it is killed.
     What the factory raises, the call raises: the item fails, and the next call tries anew.

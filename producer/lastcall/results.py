@@ -276,27 +276,43 @@ def in_order(connection: Connection, ledger: Ledger, *, timeout: float | None) -
     A chunk that comes in parts, after a crash or a retry, does not say how many items it has: what is behind it waits
     for the queue's end. Raises as Results does, a map's first error first.
     """
-    keyed = connection.sealer.keyed
     reader = Reader(connection, ledger, once=False)
-    parts: dict[int, list[Entry]] = {}
-    number = 1
+    order = InOrder(connection.sealer.keyed)
     with contextlib.closing(reader.entries(timeout)) as entries:
         for together in entries:
-            for entry in together:
-                parts.setdefault(entry.number, []).append(entry)
-            while (first := parts.get(number)) and first[0].whole:
-                del parts[number]
-                number += 1
-                yield from _raised(pairs(first[0], True, keyed))
-    for _, those in sorted(parts.items()):
-        numbered = [
-            (entry.start + at, pair)
-            for entry in those
-            for at, pair in zip(entry.positions, pairs(entry, True, keyed), strict=True)
-        ]
-        yield from _raised(pair for _, pair in sorted(numbered, key=lambda one: one[0]))
+            yield from _raised(order.take_in(together))
+    yield from _raised(order.rest())
     if reader.ended != "DRAINED":
         raise_for(status_of(connection, ledger))
+
+
+class InOrder:
+    """Puts entries of such a queue in order."""
+
+    def __init__(self, keyed: bool) -> None:
+        self._keyed = keyed
+        self._parts: dict[int, list[Entry]] = {}
+        self._number = 1
+
+    def take_in(self, together: Iterable[Entry]) -> Iterator[tuple[Any, BaseException | None]]:
+        """What may be handed out now."""
+        for entry in together:
+            self._parts.setdefault(entry.number, []).append(entry)
+        while (first := self._parts.get(self._number)) and first[0].whole:
+            del self._parts[self._number]
+            self._number += 1
+            yield from pairs(first[0], True, self._keyed)
+
+    def rest(self) -> Iterator[tuple[Any, BaseException | None]]:
+        """What is left when the queue has ended."""
+        parts, self._parts = self._parts, {}
+        for _, those in sorted(parts.items()):
+            numbered = [
+                (entry.start + at, pair)
+                for entry in those
+                for at, pair in zip(entry.positions, pairs(entry, True, self._keyed), strict=True)
+            ]
+            yield from (pair for _, pair in sorted(numbered, key=lambda one: one[0]))
 
 
 def pairs(entry: Entry, returns_errors: bool, keyed: bool) -> list[tuple[Any, BaseException | None]]:

@@ -53,6 +53,9 @@ class _Tally:
         """Of this process, whose functions may have a server all the same."""
         return Settings.load()
 
+    def check_wait(self, what: str) -> None:
+        """It may block."""
+
     def help(self, ledger: Ledger) -> bool:
         """There is nobody here to run another queue's chunks."""
         del ledger

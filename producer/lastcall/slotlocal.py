@@ -26,8 +26,8 @@ class local(ByName):
     per="slot": they stay, for whatever job the slot works, as those of a threading.local in a thread. per="job": a job
     begins without any, and those of a job are gone when the slot has since worked for 16 others.
     A slot is a process of the pools prefork and solo, a thread of `threads`; gevent has as many as greenlets run at
-    the same time. A call that it runs while its function waits sees others. Coroutines of a slot share them: for what
-    is a coroutine's own there is contextvars.ContextVar. Outside of workers each thread has its own.
+    the same time. A call that it runs while its function waits sees others. Coroutines of a process share theirs: for
+    what is a coroutine's own there is contextvars.ContextVar. Outside of workers each thread has its own.
 
     A subclass may have an __init__, which each slot calls before its first use, with the arguments given here; its
     `per` is said with the class: class State(local, per="job").

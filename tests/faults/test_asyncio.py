@@ -46,6 +46,9 @@ def test_waits_bear_a_server_that_is_started_again(services: Callable[..., Servi
             mapped = client.map(nap, range(300), timeout=60)
             assert await anext(mapped) == 0
             call = client.submit(nap, 9)
+            lock = client.lock("held")
+            await lock.acquire()
+            locking = asyncio.create_task(client.lock("held").acquire(60))
             async with plain.producer() as out, work.producer() as other:
                 await out.put_many(range(10))
                 await other.put_many(range(100))
@@ -58,6 +61,9 @@ def test_waits_bear_a_server_that_is_started_again(services: Callable[..., Servi
             assert (await joining).done == 100
             assert [n async for n in mapped] == [n * n for n in range(1, 300)]
             assert await call == 81
+            assert not locking.done()
+            await lock.release()
+            assert await locking
             assert await asyncio.gather(*calls) == [n * n for n in range(20)]
 
     asyncio.run(main())

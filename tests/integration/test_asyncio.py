@@ -374,6 +374,26 @@ async def test_a_put_waits_for_room_and_puts_nothing_where_it_is_cancelled(lonel
 
 
 @on_a_loop
+async def test_putting_many_leaves_turns_to_others(lonely: Cluster, name: str) -> None:
+    turns = 0
+
+    async def other() -> None:
+        nonlocal turns
+        while True:
+            turns += 1
+            await asyncio.sleep(0)
+
+    async with client_of(lonely) as client:
+        queue = await client.queue(name)
+        async with queue.producer() as out:
+            task = asyncio.create_task(other())
+            await out.put_many(range(20_000))
+            during = turns
+            task.cancel()
+        assert during > 1
+
+
+@on_a_loop
 async def test_a_producer_that_is_cancelled_was_lost(lonely: Cluster, name: str) -> None:
     async with client_of(lonely) as client:
         queue: AsyncQueue[int] = await client.queue(name)

@@ -15,7 +15,8 @@ import logging
 import threading
 import time
 from collections import deque
-from collections.abc import Callable, Sequence
+from collections.abc import AsyncIterator, Callable, Sequence
+from functools import partial
 from typing import TYPE_CHECKING, Any, Final
 
 from lastcall.current import running as running_here
@@ -25,7 +26,7 @@ from lastcall.payload import CALL, STAR, Origin
 from lastcall.policy import Policy
 from lastcall.waiting import AWAY
 from lastcall_worker import limits, starters
-from lastcall_worker.loop import is_here, loop
+from lastcall_worker.loop import enter_place, is_here, loop
 from lastcall_worker.monitored import Monitored
 from lastcall_worker.slot import Running, Slot, policy_of
 from lastcall_worker.station import TicketOver
@@ -55,9 +56,12 @@ class Item(Running):
     def at(self) -> int:
         return self._at
 
-    def help(self, ledger: Ledger) -> bool:
+    def check_wait(self, what: str) -> None:
         if is_here():
-            raise BlocksLoop(ledger.shown)
+            raise BlocksLoop(what)
+
+    def help(self, ledger: Ledger) -> bool:
+        self.check_wait(f"queue {ledger.shown}")
         return super().help(ledger)
 
 
@@ -191,30 +195,47 @@ class Flight:
         for at, item, function in ready:
             task = self._loop.create_task(self._run(one, at, item, function))
             self._tasks.add(task)
-            task.add_done_callback(self._tasks.discard)
+            task.add_done_callback(partial(self._ended, one, at))
+
+    def _ended(self, one: Airborne, at: int, task: asyncio.Task[None]) -> None:
+        self._tasks.discard(task)
+        if task.cancelled() and one.values[at] is None and at not in one.errors:
+            self._fail(one, at, asyncio.CancelledError())  # by another one of the loop, before it began
+        one.left -= 1
+        if not one.left:
+            self._land(one)
 
     async def _run(self, one: Airborne, at: int, item: Any, function: Callable[..., Any]) -> None:
         work = self._work
         policy = policy_of(work, item)
         place = at if one.positions is None else one.positions[at]
         running_here.set(Item(self._slot, work, one.chunk, place))
+        enter_place()
+        try:
+            async with self._in_turn(one, item, policy):
+                one.values[at] = await self._limited(one, place, item, function, policy)
+        except BaseException as error:  # whatever a function raises is its item's outcome
+            if not self._over:
+                self._failed(one, at, error, policy)
+
+    @contextlib.asynccontextmanager
+    async def _in_turn(self, one: Airborne, item: Any, policy: Policy) -> AsyncIterator[None]:
+        """While no more run than may, and counted."""
         turn = self._turn(item, policy)
         self._blocked += 1
-        async with turn:
+        try:
+            await turn.acquire()
+        finally:
             self._blocked -= 1
-            self._running += 1
-            began, beside = time.perf_counter(), self._running
-            try:
-                one.values[at] = await self._limited(one, place, item, function, policy)
-            except BaseException as error:  # whatever a function raises is its item's outcome
-                if not self._over:
-                    self._failed(one, at, error, policy)
+        self._running += 1
+        began, beside = time.perf_counter(), self._running
+        try:
+            yield
+        finally:
+            turn.release()
             beside = max(beside, self._running)
             self._running -= 1
-        one.share_s += (time.perf_counter() - began) / beside
-        one.left -= 1
-        if not one.left:
-            self._land(one)
+            one.share_s += (time.perf_counter() - began) / beside
 
     def _turn(self, item: Any, policy: Policy) -> asyncio.Semaphore:
         """Of the queue's items; of calls, those of the same function."""

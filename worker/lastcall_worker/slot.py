@@ -109,6 +109,9 @@ class Running:
     def attempt(self) -> int:
         return self.chunk.tries + 1
 
+    def check_wait(self, what: str) -> None:
+        """Raise BlocksLoop where this may not block."""
+
     @property
     def settings(self) -> Settings:
         return self.slot.station.settings

@@ -10,6 +10,7 @@ those names.
 from lastcall.aio.client import AsyncClient
 from lastcall.aio.consumer import AsyncConsumer
 from lastcall.aio.job import AsyncJob
+from lastcall.aio.lock import AsyncLock
 from lastcall.aio.map import AsyncMapResults
 from lastcall.aio.producer import AsyncProducer
 from lastcall.aio.queue import AsyncQueue
@@ -19,6 +20,7 @@ __all__ = [
     "AsyncClient",
     "AsyncConsumer",
     "AsyncJob",
+    "AsyncLock",
     "AsyncMapResults",
     "AsyncProducer",
     "AsyncQueue",

@@ -6,9 +6,12 @@ import asyncio
 import contextlib
 from collections import deque
 from collections.abc import Callable
+from concurrent.futures import Future
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from lastcall.aio.helping import Waiting
+from lastcall.aio.raising import raisable
 from lastcall.current import HELP_S, running
 from lastcall.errors import LeaseLost, QueueFinished
 
@@ -31,15 +34,21 @@ class AsyncCalls:
         self._waiting: list[_Call] = []  # until there is a queue, or room, for them
         self._task: asyncio.Task[None] | None = None
         self._dropped: list[Answer] = []  # to be taken back
-        self._settled: deque[Callable[[], None]] = deque()  # what is to be told on the loop
-        self.out: set[asyncio.Future[Any]] = set()
+        self._news: deque[tuple[asyncio.Future[Any], Future[Any]]] = deque()  # to be told on the loop
+        self._loop = asyncio.get_running_loop()
+        self._out: dict[asyncio.Future[Any], Answer | None] = {}  # None: it is not sent yet
+
+    @property
+    def out(self) -> list[asyncio.Future[Any]]:
+        """Those that have no answer yet."""
+        return list(self._out)
 
     def submit(
         self, function: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]
     ) -> asyncio.Future[Any]:
-        future: asyncio.Future[Any] = asyncio.get_running_loop().create_future()
-        self.out.add(future)
-        future.add_done_callback(self.out.discard)
+        future: asyncio.Future[Any] = self._loop.create_future()
+        self._out[future] = None
+        future.add_done_callback(self._done)
         call = (future, function, args, kwargs)
         if self._task is not None or self._calls is None or not self._send(self._calls, call):
             self._waiting.append(call)
@@ -93,43 +102,35 @@ class AsyncCalls:
             self._task = None
 
     def _follow(self, answer: Answer, future: asyncio.Future[Any]) -> None:
-        loop = asyncio.get_running_loop()
+        self._out[future] = answer
+        answer.add_done_callback(partial(self._settled, future))
 
-        def settle() -> None:
+    def _settled(self, future: asyncio.Future[Any], answer: Future[Any]) -> None:  # in the thread that has it
+        self._news.append((future, answer))
+        if len(self._news) == 1:  # one that is behind another goes with it
+            with contextlib.suppress(RuntimeError):  # the loop is closed: nobody waits
+                self._loop.call_soon_threadsafe(self._tell)
+
+    def _tell(self) -> None:
+        while self._news:
+            future, answer = self._news[0]
             if future.done():
-                return
-            if answer.cancelled():
+                pass
+            elif answer.cancelled():
                 future.cancel()
-            elif (error := answer.exception(0)) is None:
-                future.set_result(answer.result(0))
+            elif (error := Future.exception(answer)) is None:
+                future.set_result(Future.result(answer))
             else:
-                try:
-                    future.set_exception(error)
-                except TypeError:  # StopIteration cannot be awaited
-                    told = RuntimeError(f"the function raised {error!r}")
-                    told.__cause__ = error
-                    future.set_exception(told)
-
-        def settled(_: Any) -> None:
-            self._settled.append(settle)
-            if len(self._settled) == 1:  # one that is behind another goes with it
-                with contextlib.suppress(RuntimeError):  # the loop is closed: nobody waits
-                    loop.call_soon_threadsafe(self._settle_all)
-
-        def drop(_: Any) -> None:
-            if future.cancelled() and not answer.done():
-                self._dropped.append(answer)
-                if len(self._dropped) == 1:
-                    loop.call_soon(self._take_back)  # all that are cancelled in one go together
-
-        answer.add_done_callback(settled)
-        future.add_done_callback(drop)
-
-    def _settle_all(self) -> None:
-        while self._settled:
+                future.set_exception(raisable(error))
             # Not removed before it is done: who comes meanwhile knows by it that this goes on.
-            self._settled[0]()
-            self._settled.popleft()
+            self._news.popleft()
+
+    def _done(self, future: asyncio.Future[Any]) -> None:
+        answer = self._out.pop(future)
+        if future.cancelled() and answer is not None and not answer.done():
+            self._dropped.append(answer)
+            if len(self._dropped) == 1:
+                self._loop.call_soon(self._take_back)  # all that are cancelled in one go together
 
     def _take_back(self) -> None:
         dropped, self._dropped = self._dropped, []

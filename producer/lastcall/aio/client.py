@@ -11,14 +11,17 @@ from typing import TYPE_CHECKING, Any, TypeVar, overload
 from lastcall.aio.calls import AsyncCalls
 from lastcall.aio.job import AsyncJob
 from lastcall.aio.link import Link, check_loop
+from lastcall.aio.lock import AsyncLock
 from lastcall.aio.map import AsyncMapResults, _Steps
 from lastcall.aio.queue import AsyncQueue
 from lastcall.aio.threads import Threads
 from lastcall.celerytask import workers_of
+from lastcall.checks import natural
 from lastcall.client import Client
 from lastcall.coroutine import is_async
 from lastcall.errors import ClientClosed
 from lastcall.policy import RetryOn, told
+from lastcall.shared.lock import Lock, Semaphore
 
 if TYPE_CHECKING:
     from lastcall.registry import WorkerInfo
@@ -109,10 +112,7 @@ class AsyncClient:
                 goes_on=False, numbered=False, starter=None, notify=notify,
             )  # fmt: skip
 
-        async def opened() -> Link:
-            return (await self._open())[1]
-
-        return AsyncMapResults(opened, make, iterables, named, timeout)
+        return AsyncMapResults(self._linked, make, iterables, named, timeout)
 
     async def queue(
         self, name: str, function: Callable[..., Any] | None = None, *, into: AsyncQueue[Any] | None = None,
@@ -126,7 +126,18 @@ class AsyncClient:
 
     async def job(self, job: str) -> AsyncJob:
         """A job by its id. Its methods raise UnknownJob if there is none."""
-        return AsyncJob((await self._open())[1], job)
+        return AsyncJob(await self._linked(), job)
+
+    def lock(self, name: str) -> AsyncLock:
+        """asyncio.Lock, for all programs on this server that say the same name, Client.lock() among them."""
+        self._check()
+        return AsyncLock(self._linked, Lock, name)
+
+    def semaphore(self, name: str, value: int = 1) -> AsyncLock:
+        """asyncio.Semaphore, likewise."""
+        self._check()
+        natural("value", value)
+        return AsyncLock(self._linked, Semaphore, name, value)
 
     async def status(self) -> list[Status]:
         """One moment of every queue that has not ended."""
@@ -164,6 +175,9 @@ class AsyncClient:
         if self._opening is None or (self._opening.done() and self._opening.exception() is not None):
             self._opening = asyncio.create_task(self._connect())
         return await asyncio.shield(self._opening)
+
+    async def _linked(self) -> Link:
+        return (await self._open())[1]
 
     async def _connect(self) -> tuple[Client, Link]:
         places, options = self._arguments

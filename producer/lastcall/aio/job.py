@@ -35,9 +35,13 @@ class AsyncJob:
         """One moment of each of its queues, upstream before downstream. Raises UnknownJob."""
         return await self._link.threads.ask(self._job.status)
 
-    async def results(self, *, timeout: float | None = None, cursor: str = "") -> AsyncIterator[Any]:
-        """The results of its last queue, as they come: see StatusableQueue.results()."""
-        async for result in (await self.queues())[-1].results(timeout=timeout, cursor=cursor):
+    async def results(
+        self, *, timeout: float | None = None, cursor: str = "", ordered: bool = False
+    ) -> AsyncIterator[Any]:
+        """The results of its last queue, as they come (ordered: of its input): see Job.results()."""
+        last, unsorted = await self._link.threads.ask(self._job.last, cursor, ordered)
+        queue = AsyncQueue(self._link, last)
+        async for result in queue._results(timeout=timeout, cursor=cursor, ordered=unsorted):
             yield result
 
     async def wait(self, timeout: float | None = None) -> list[Status]:

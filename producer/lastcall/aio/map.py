@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import time
 from collections import deque
 from collections.abc import AsyncGenerator, AsyncIterable, AsyncIterator, Callable, Iterable, Iterator, Sequence, Sized
 from typing import TYPE_CHECKING, Any
 
 from lastcall.aio.helping import Waiting
+from lastcall.aio.raising import raisable
 from lastcall.aio.results import FedReader
+from lastcall.aio.turn import Turn
 from lastcall.errors import ConfigError, QueueCancelled, WaitTimeout
 from lastcall.feed import NotYet
 from lastcall.map import _Map
@@ -23,7 +24,6 @@ if TYPE_CHECKING:
 
 _LOOK_S = 1.0
 _AHEAD = 64  # items that are read ahead of what is put, at least
-_TURN_S = 0.005  # that the input may take before others have their turn
 
 
 class _Feed(Iterator[Any]):
@@ -144,7 +144,7 @@ class AsyncMapResults(AsyncIterator[Any]):
             return self._values.popleft()
         if self._error is not None:
             error, self._error = self._error, None
-            raise error
+            raise raisable(error)
         raise StopAsyncIteration
 
     async def aclose(self) -> None:
@@ -235,7 +235,7 @@ async def _read(
     steps: _Steps,
 ) -> None:  # fmt: skip
     """Read the input, a little ahead of what is put."""
-    began = time.monotonic()
+    turn = Turn()
     try:
         async with contextlib.aclosing(_side_by_side(iterables)) as source:
             async for item in source:
@@ -244,9 +244,10 @@ async def _read(
                 while len(feed.items) >= steps.wanted:
                     hungry.clear()
                     await hungry.wait()
-                if time.monotonic() - began > _TURN_S:
-                    await asyncio.sleep(0)
-                    began = time.monotonic()
+                await turn.take()
+    except asyncio.CancelledError as error:
+        feed.error = raisable(error, "the input")  # as its own: where it is the map that ends, nobody reads it
+        raise
     except Exception as error:  # whatever the input raises comes when the results of what came before it are read
         feed.error = error
     finally:

@@ -9,6 +9,7 @@ from types import TracebackType
 from typing import TYPE_CHECKING, Any, Generic, TypeVar
 
 from lastcall.aio.helping import Waiting
+from lastcall.aio.turn import Turn
 from lastcall.errors import Full, LastcallError, LeaseLost, WaitTimeout
 from lastcall.producer import Producer
 from lastcall.queue import StatusableQueue
@@ -212,12 +213,15 @@ class AsyncProducer(Generic[T]):
 
     async def put_many(self, items: Iterable[T] | AsyncIterable[T]) -> None:
         """Add items, one after the other, as put() does."""
+        turn = Turn()
         if isinstance(items, AsyncIterable):
             async for item in items:
                 await self.put(item)
+                await turn.take()
         else:
             for item in items:
                 await self.put(item)
+                await turn.take()
 
     async def flush(self, timeout: float | None = None) -> None:
         """Wait until all that was put is in the queue. Raises what put() raises, WaitTimeout."""

@@ -65,10 +65,14 @@ class AsyncQueue(Generic[T]):
 
     def results(self, *, timeout: float | None = None, cursor: str = "") -> AsyncResults:
         """What the function returned, as it comes, until the queue has ended: see StatusableQueue.results()."""
+        return self._results(timeout=timeout, cursor=cursor, ordered=False)
+
+    def _results(self, *, timeout: float | None, cursor: str, ordered: bool) -> AsyncResults:
         once, returns_errors = self.queue.check_results(cursor)
         return AsyncResults(
-            self._link, self.queue._ledger, once=once, returns_errors=returns_errors, timeout=timeout, cursor=cursor
-        )
+            self._link, self.queue._ledger, once=once, returns_errors=returns_errors, timeout=timeout, cursor=cursor,
+            ordered=ordered,
+        )  # fmt: skip
 
     # Looking
 

@@ -7,8 +7,9 @@ from collections import deque
 from typing import TYPE_CHECKING, Any
 
 from lastcall.aio.helping import Waiting
+from lastcall.aio.raising import raisable
 from lastcall.errors import WaitTimeout
-from lastcall.results import Entry, Reader, pairs
+from lastcall.results import Entry, InOrder, Reader, pairs
 from lastcall.waiting import Deadline, raise_for, status_of
 
 if TYPE_CHECKING:
@@ -57,12 +58,14 @@ class AsyncResults:
     """
 
     def __init__(
-        self, link: Link, ledger: Ledger, *, once: bool, returns_errors: bool, timeout: float | None, cursor: str
-    ) -> None:
+        self, link: Link, ledger: Ledger, *, once: bool, returns_errors: bool, timeout: float | None, cursor: str,
+        ordered: bool = False,
+    ) -> None:  # fmt: skip
         self._link, self._ledger = link, ledger
         self._reader = FedReader(link.connection, ledger, once=once, cursor=cursor)
         self._returns_errors, self._timeout = returns_errors, timeout
         self._handed: deque[tuple[Any, BaseException | None, list[Entry]]] = deque()
+        self._order = InOrder(link.connection.sealer.keyed) if ordered else None
         self._ended = False
 
     def __aiter__(self) -> AsyncResults:
@@ -70,7 +73,7 @@ class AsyncResults:
 
     async def __anext__(self) -> Any:
         """The next result; what results() of StatusableQueue raises."""
-        if not self._handed:
+        if not self._handed and not self._ended:
             await self._more()
         if not self._handed:
             raise StopAsyncIteration
@@ -78,7 +81,10 @@ class AsyncResults:
         if together:
             self._reader.passed(together)  # before it is handed out: whoever has it may ask for no more
         if error is not None:
-            raise error
+            if self._order is not None:
+                self._handed.clear()
+                self._ended = True
+            raise raisable(error)
         return value
 
     @property
@@ -107,11 +113,16 @@ class AsyncResults:
         reader, keyed = self._reader, self._link.connection.sealer.keyed
         for _, entries in itertools.groupby(reader.feed(reply), key=lambda entry: entry.at):
             together = list(entries)
-            handed = [pair for entry in together for pair in pairs(entry, self._returns_errors, keyed)]
+            if self._order is not None:
+                handed = list(self._order.take_in(together))
+            else:
+                handed = [pair for entry in together for pair in pairs(entry, self._returns_errors, keyed)]
             for at, (value, error) in enumerate(handed):
                 self._handed.append((value, error, together if at + 1 == len(handed) else []))
             if not handed:
                 reader.passed(together)
+        if self._order is not None and reader.ended:
+            self._handed.extend((value, error, []) for value, error in self._order.rest())
         if self._handed or not reader.ended:
             return bool(self._handed)
         self._ended = True

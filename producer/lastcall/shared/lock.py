@@ -47,7 +47,7 @@ class Semaphore(Thing):
         return self._take(blocking, timeout) is not None
 
     def _take(self, blocking: bool, timeout: float | None) -> Held | None:
-        return self._connection.permits.take(self, self._permits, blocking=blocking, timeout=timeout)
+        return self._connection.permits.take(self, blocking=blocking, timeout=timeout)
 
     @reaching
     def release(self) -> None:

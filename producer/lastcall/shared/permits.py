@@ -14,7 +14,7 @@ from lastcall.current import current, running
 from lastcall.errors import HoldLost, NotHeld, WaitTimeout
 from lastcall.place import here
 from lastcall.state.scripts import Code, script
-from lastcall.waiting import AWAY, Deadline, Outage
+from lastcall.waiting import AWAY, Deadline, Outage, warn_of_loop
 
 if TYPE_CHECKING:
     from lastcall.shared.lock import Semaphore
@@ -34,7 +34,7 @@ class Held:
     lost: bool = False
 
 
-def owner() -> _Owner:
+def _owner() -> _Owner:
     """Who takes and gives permits here: a thread; in a slot, the function that it runs, not the one that waits."""
     return threading.get_ident(), here()
 
@@ -44,6 +44,38 @@ def who() -> str:
     if current:
         return f"item {current.item} of {current.job}/{current.queue} on {current.worker}"
     return f"process {os.getpid()} on {socket.gethostname()}"
+
+
+class Seeking:
+    """A wait for a permit, a look at a time. timeout: seconds; None: without end."""
+
+    def __init__(self, thing: Semaphore, timeout: float | None, *, owner: _Owner | None = None) -> None:
+        self.deadline = Deadline(timeout)
+        self._thing = thing
+        self._holder, self._owner, self._who = uuid.uuid4().hex, owner or _owner(), who()
+        self._gives_up = timeout is None and running.get() is not None
+        self._last: int | None = None
+        self._since = time.monotonic()
+
+    def look(self, *, waits: bool) -> Held | float:
+        """A permit; or for how many seconds to wait at the thing's bell before the next look.
+
+        Raises WaitTimeout where a worker's function waits without a timeout, and nobody has come to hold it for
+        worker_wait_s: it may be held by who waits for this slot.
+        """
+        thing, connection = self._thing, self._thing._connection
+        code, *found = thing._run(
+            script("hold"), self._holder, connection.lease_ms, thing._permits, self._who, int(waits), asking=True
+        )  # fmt: skip
+        if code == Code.OK:
+            return connection.permits._hold(thing, Held(self._holder, found[0], self._owner))
+        free_ms, token, by = found
+        if token != self._last:
+            self._last, self._since = token, time.monotonic()
+        if waits and self._gives_up and time.monotonic() - self._since >= connection.settings.worker_wait_s:
+            said = f"{thing.kind} {thing.name}, held by {by.decode() or 'nobody: it has no permits'}"
+            raise WaitTimeout(f"{said}, which did not give it back", self.deadline.waited_s)
+        return max(self.deadline.left(min(_LOOK_S, max(free_ms / 1000, 0.001))), 0.001)
 
 
 class Permits:
@@ -60,44 +92,35 @@ class Permits:
 
     def own(self, thing: Semaphore) -> Held | None:
         """The newest that was taken by who asks."""
-        me = owner()
+        me = _owner()
         return next((held for held in reversed(self.of(thing)) if held.owner == me), None)
 
-    def take(self, thing: Semaphore, permits: int, *, blocking: bool, timeout: float | None) -> Held | None:
+    def take(self, thing: Semaphore, *, blocking: bool, timeout: float | None) -> Held | None:
         """Wait for a permit. None at the timeout, or where there is none and `blocking` is false.
 
-        Raises WaitTimeout where a worker's function waits without a timeout, and nobody has come to hold it for
-        worker_wait_s: it may be held by who waits for this slot.
+        Raises WaitTimeout as Seeking does; BlocksLoop where a coroutine on a worker would block what runs beside it,
+        maybe the one that holds what it waits for.
         """
+        if blocking and (here_runs := running.get()) is not None:
+            here_runs.check_wait(f"{thing.kind} {thing.name}")
         connection = thing._connection
-        holder, deadline, outage = uuid.uuid4().hex, Deadline(timeout), Outage(connection)
-        lease_ms, stuck_s = connection.lease_ms, connection.settings.worker_wait_s
-        last, since = None, time.monotonic()
+        seeking, outage = Seeking(thing, timeout), Outage(connection)
         while True:
             try:
-                waits = blocking and not deadline.passed
-                code, *found = thing._run(
-                    script("hold"), holder, lease_ms, permits, who(), int(waits), asking=True
-                )  # fmt: skip
+                waits = blocking and not seeking.deadline.passed
+                found = seeking.look(waits=waits)
                 outage.over()
-                if code == Code.OK:
-                    return self._hold(thing, Held(holder, found[0], owner()))
-                free_ms, token, by = found
+                if isinstance(found, Held):
+                    return found
                 if not waits:
                     return None
-                if token != last:
-                    last, since = token, time.monotonic()
-                stuck = time.monotonic() - since
-                if timeout is None and running.get() and stuck >= stuck_s:
-                    said = f"{thing.kind} {thing.name}, held by {by.decode() or 'nobody: it has no permits'}"
-                    raise WaitTimeout(f"{said}, which did not give it back", deadline.waited_s)
-                most = min(_LOOK_S, max(free_ms / 1000, 0.001))
-                connection.asking.blpop([thing._key("bell")], timeout=max(deadline.left(most), 0.001))
+                warn_of_loop()
+                connection.asking.blpop([thing._key("bell")], timeout=found)
             except AWAY as error:
                 if not blocking:
                     raise
-                outage.bear(error, deadline.left(_LOOK_S))
-                if deadline.passed:
+                outage.bear(error, seeking.deadline.left(_LOOK_S))
+                if seeking.deadline.passed:
                     return None
 
     def give(self, thing: Semaphore, held: Held) -> None:
