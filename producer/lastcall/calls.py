@@ -29,6 +29,7 @@ from lastcall.errors import (
     LeaseLost,
     NotSerializable,
     QueueCancelled,
+    WaitTimeout,
 )
 from lastcall.outcome import unpack_error
 from lastcall.payload import CALL
@@ -36,7 +37,7 @@ from lastcall.policy import Policy, told, told_of
 from lastcall.queue import make
 from lastcall.results import Entry, Reader
 from lastcall.task import task
-from lastcall.waiting import AWAY, Deadline, unreachable, warn_of_loop
+from lastcall.waiting import AWAY, Deadline, describe, unreachable, warn_of_loop
 
 if TYPE_CHECKING:
     from lastcall.connection import Connection
@@ -48,6 +49,7 @@ _Sent = tuple[tuple[Any, ...], tuple[Any, ...]]  # a function and its policy, as
 
 _BLOCK_S = 1.0
 _ACK_ITEMS = 1_000
+_TELLING_S = 0.5  # from which on a timeout says why, which takes a round trip
 _CANCEL_ITEMS = 250  # in one script
 
 
@@ -109,10 +111,31 @@ class Answer(Future[Any]):
             self.set_running_or_notify_cancel()
 
     def result(self, timeout: float | None = None) -> Any:
-        return super().result(self._help(timeout))
+        """What the function returned. timeout: seconds. Raises what it raised, CancelledError, WaitTimeout."""
+        try:
+            return super().result(self._help(timeout))
+        except TimeoutError:
+            if self.done():  # by now, or it is the function's own
+                return super().result(0)
+            raise self._late(timeout) from None
 
     def exception(self, timeout: float | None = None) -> BaseException | None:
-        return super().exception(self._help(timeout))
+        """What the function raised, None if it returned. timeout: seconds. Raises CancelledError, WaitTimeout."""
+        try:
+            return super().exception(self._help(timeout))
+        except TimeoutError:
+            if self.done():
+                return super().exception(0)
+            raise self._late(timeout) from None
+
+    def _late(self, timeout: float | None) -> WaitTimeout:
+        what = "the answer to a call"
+        if self.ledger is not None:
+            what += f" in queue {self.ledger.shown}"
+            if self.calls is not None and timeout and timeout >= _TELLING_S:  # not where somebody polls
+                with contextlib.suppress(LastcallError, *AWAY):
+                    what = f"the answer to a call in {describe(self.calls._connection, self.ledger.status())}"
+        return WaitTimeout(what, timeout or 0.0)
 
     def _help(self, timeout: float | None) -> float | None:
         """Where this waits in a worker's function: until it is done, or time is over. Gives what is left of that."""

@@ -14,7 +14,7 @@ from pathlib import Path
 
 import pytest
 
-from lastcall import Client
+from lastcall import Client, errors
 from lastcall.client import ClientClosed
 from lastcall.errors import (
     ConfigError,
@@ -116,8 +116,12 @@ def test_a_timeout_is_the_futures_own(client: Client, cluster: Cluster) -> None:
     gate = Gate(cluster.url, "future-timeout")
     future = client.submit(gate, 1)
     gate.begun()
-    with pytest.raises(concurrent.futures.TimeoutError):
+    with pytest.raises(concurrent.futures.TimeoutError, match="for the answer to a call in queue calls-"):
         future.result(0.05)
+    with pytest.raises(
+        errors.WaitTimeout, match=r"waited 0.5 s for the answer to a call in queue .*: 0 ready, 1 running"
+    ):
+        future.exception(0.5)
     assert not future.cancel()  # it runs
     assert future.running()
     gate.open()
@@ -297,7 +301,7 @@ def test_a_client_that_was_silent_for_too_long_calls_through_another_queue(clust
 
 SCRIPT = """
 import functools
-from lastcall import Client
+from lastcall import Client, errors
 
 class Scale:
     def __init__(self, factor):
