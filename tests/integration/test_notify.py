@@ -175,6 +175,19 @@ def test_each_end_is_told_once_under_an_id_of_its_own(
     assert told.came.empty()
 
 
+def test_an_end_is_told_while_the_queue_goes_on_that_was_reopened_before_a_reaper_looked(
+    client: Client, cluster: Cluster, teller: Worker, told: Receiver, name: str
+) -> None:
+    queue = client.queue(name, plus_one, notify=told.origin)
+    client._connection.redis.hdel(keys.QUEUES, f"{name}/{name}")  # no reaper looks at it
+    queue.cancel()
+    queue.reopen()
+    with queue.producer("p") as out:
+        assert json.loads(told.next()[1])["data"]["epoch"] == 1
+        out.put(1)
+    assert json.loads(told.next()[1])["data"]["epoch"] == 2
+
+
 def test_a_map_and_a_pools_map_tell_their_end(client: Client, cluster: Cluster, teller: Worker, told: Receiver) -> None:
     results = client.map(plus_one, range(10), notify=told.origin)
     assert list(results) == list(range(1, 11))
