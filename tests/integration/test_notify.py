@@ -217,6 +217,7 @@ def test_a_host_that_no_worker_may_tell_is_an_error_at_once(
         "ftp://hooks.example.com", "https://hooks.example.com@127.0.0.1/", "https://user:pass@hooks.example.com/",
         "https://hooks.example.com\\@127.0.0.1/", "https:///x", "https://hooks.example.com/#x", 7, "https://a b/",
         "https://hooks.example.com:0/", "https://hooks.example.com:x/", "https://[127.0.0.1]/",
+        "https://[::1]x/", "https://x[::1]/",
         "https://h\N{LATIN SMALL LETTER O WITH DIAERESIS}st/",
     ):  # fmt: skip
         with pytest.raises(errors.ConfigError, match="notify must be"):
