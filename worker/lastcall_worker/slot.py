@@ -11,6 +11,7 @@ import logging
 import threading
 import time
 import uuid
+from collections import deque
 from collections.abc import Callable, Sequence
 from contextlib import suppress
 from typing import TYPE_CHECKING, Any
@@ -95,28 +96,37 @@ class Running:
         return self.chunk.tries + 1
 
     def help(self, ledger: Ledger) -> bool:
-        """Run a ready chunk of another queue here and now, if this worker serves that."""
+        """Run a ready chunk of another queue here and now, if this worker serves that; else the next of those that its
+        slot has in hand, which nobody else can run."""
         station = self.slot.station
-        with a_station(station.app, station.settings, station.node) as other:
+        with (
+            a_station(station.app, station.settings, station.node) as other,
+            limits.no_alarm(),  # the time limit of who waits is not that of what it does meanwhile
+        ):
             work = other.work(ledger.address)
-            if work is None or work.celery not in other.served():
-                return False
-            helper = Slot(other, ledger.address, f"helper-{uuid.uuid4().hex}", self.slot.events)
-            with limits.no_alarm():  # the time limit of who waits is not that of what it does meanwhile
-                return helper.run_one(work)
+            if work is not None and work.celery in other.served():
+                helper = Slot(other, ledger.address, f"helper-{uuid.uuid4().hex}", self.slot.events, self.slot)
+                if helper.run_one(work):
+                    return True
+            return self.slot.run_next(other)
 
 
 class Slot:
-    """One run of the slot task: a ticket, for at most a slice of time."""
+    """One run of the slot task: a ticket, for at most a slice of time. beneath: whose function waits meanwhile."""
 
-    def __init__(self, station: Station, address: str, ticket: str, events: TaskEvents | None) -> None:
+    def __init__(
+        self, station: Station, address: str, ticket: str, events: TaskEvents | None, beneath: Slot | None = None
+    ) -> None:
         self.station = station
         self.address = address
         self.ticket = ticket
         self.events = events
+        self._beneath = beneath
         self.nonce = uuid.uuid4().hex
         self._last_s = float("inf")  # what the last chunk took
         self._unready: PackedError | None = None  # why this process or thread cannot run the queue's items
+        self._hand: deque[Chunk] = deque()  # what was claimed and is not begun
+        self._completed: list[Completion] = []  # what was
 
     def run(self) -> None:
         station, settings = self.station, self.station.settings
@@ -143,7 +153,7 @@ class Slot:
             if claim.chunks:
                 began = time.perf_counter()
                 try:
-                    completions = [self._complete(work, chunk) for chunk in claim.chunks]
+                    completions = self._complete_all(work, claim.chunks)
                 except TicketOver:
                     break
                 busy_s = time.perf_counter() - began
@@ -213,7 +223,7 @@ class Slot:
         try:
             # The newest: what is waited for was put last, and what is older may wait for it.
             claim = self._next(work, -1, [], False, 0.0)
-            completions = [self._complete(work, chunk) for chunk in claim.chunks]
+            completions = self._complete_all(work, claim.chunks)
             left = self._next(work, 0, completions, False, 0.0)
         except TicketOver:
             return True
@@ -230,6 +240,24 @@ class Slot:
             self._send(work.down_celery, f"{ledger.job}/{ledger.names[1]}", left.downstream_tickets)
         self._send(work.celery, self.address, left.tickets)
         return bool(claim.chunks)
+
+    def run_next(self, other: Station) -> bool:
+        """Run the next chunk in the hand, else in that of a slot beneath, all of which wait. Whether there is one."""
+        if not self._hand:
+            return self._beneath is not None and self._beneath.run_next(other)
+        work = other.work(self.address)
+        if work is None:
+            return False
+        beside = Slot(other, self.address, self.ticket, self.events, self._beneath)
+        beside._hand, beside._completed = self._hand, self._completed  # it may wait, too
+        beside._completed.append(beside._complete(work, beside._hand.popleft()))
+        return True
+
+    def _complete_all(self, work: Work, chunks: Sequence[Chunk]) -> list[Completion]:
+        self._hand, self._completed = deque(chunks), []
+        while self._hand:
+            self._completed.append(self._complete(work, self._hand.popleft()))
+        return self._completed
 
     def _complete(self, work: Work, chunk: Chunk) -> Completion:
         """Run a chunk's items and say what it came to."""
