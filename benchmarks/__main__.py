@@ -13,6 +13,7 @@ from benchmarks import (
     chunks,
     efficiency,
     events,
+    flows,
     joblib,
     latency,
     map,
@@ -34,6 +35,7 @@ BENCHMARKS: dict[str, Callable[[Stand], list[Row]]] = {
     "events": events.run,
     "joblib": joblib.run,
     "aside": aside.run,
+    "flows": flows.run,
 }
 
 

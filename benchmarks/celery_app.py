@@ -27,7 +27,18 @@ def make(broker: str | None) -> Celery:
         broker_connection_retry_on_startup=True,
     )
     app.task(noop, name="benchmarks.noop")
+    app.task(_step, name="benchmarks.step")
+    app.task(_total, name="benchmarks.total")
     return app
+
+
+def _step(chunk: list[int], more: int) -> list[int]:
+    """One stage of a chain: a one-line function, over a chunk."""
+    return [n + more for n in chunk]
+
+
+def _total(chunks: list[list[int]]) -> int:
+    return sum(map(sum, chunks))
 
 
 if "LASTCALL_URL" in os.environ:  # in the worker, whose server is a private one, too

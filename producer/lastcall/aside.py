@@ -10,13 +10,14 @@ from __future__ import annotations
 import sys
 import threading
 from collections import OrderedDict
-from collections.abc import Iterable, Mapping
+from collections.abc import Container, Iterable, Mapping
 from contextlib import suppress
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from redis.exceptions import RedisError
 
+from lastcall.connect import Refusal
 from lastcall.errors import LastcallError
 from lastcall.parcel import Parcel
 from lastcall.waiting import AWAY, Outage
@@ -58,19 +59,37 @@ class Aside:
 
         Raises UnknownJob; ServerUnreachable, ServerReadOnly or ServerOutOfMemory after a minute.
         """
-        with self._lock:
-            for digest, raw in contents.items():
-                if digest not in self._kept:
-                    put(self._connection, self._ledger, digest, raw)
-                    self._kept[digest] = Kept(digest, raw.nbytes)
-                    self._idle += raw.nbytes
-            needed = tuple(self._kept[digest] for digest in contents)
-            for kept in needed:
-                if kept.calls == 0:
-                    self._idle -= kept.size
-                kept.calls += 1
-                self._kept.move_to_end(kept.digest)
-            return needed
+        outage = Outage(self._connection)
+        while True:
+            try:
+                with self._lock:
+                    return self._hold(contents)
+            except AWAY as error:
+                # Not under the lock: a server that is full has room when calls that are done need theirs no more.
+                outage.bear(error)
+
+    def _hold(self, contents: Mapping[bytes, memoryview]) -> tuple[Kept, ...]:
+        for digest, raw in contents.items():
+            if digest not in self._kept:
+                self._put(digest, raw, contents)
+                self._kept[digest] = Kept(digest, raw.nbytes)
+                self._idle += raw.nbytes
+        needed = tuple(self._kept[digest] for digest in contents)
+        for kept in needed:
+            if kept.calls == 0:
+                self._idle -= kept.size
+            kept.calls += 1
+            self._kept.move_to_end(kept.digest)
+        return needed
+
+    def _put(self, digest: bytes, raw: memoryview, contents: Container[bytes]) -> None:
+        """Put it there; a server that is full gets rid of what no call needs first."""
+        try:
+            self._ledger.put_aside(digest, raw)
+        except Refusal as error:
+            if not error.out_of_memory or not self._make_room(0, contents):
+                raise
+            self._ledger.put_aside(digest, raw)
 
     def release(self, needed: Iterable[Kept]) -> None:
         """That call needs them no more."""
@@ -79,17 +98,22 @@ class Aside:
                 kept.calls -= 1
                 if kept.calls == 0 and self._is_there(kept):
                     self._idle += kept.size
-            gone = []
-            for digest, kept in self._kept.items():
-                if self._idle <= self._most:
-                    break
-                if kept.calls == 0:
-                    gone.append(digest)
-                    self._idle -= kept.size
-            for digest in gone:
-                del self._kept[digest]
             # Under the lock: else it would take away what another thread has just put there again.
-            self._drop(gone)
+            self._make_room(self._most)
+
+    def _make_room(self, most: int, but: Container[bytes] = ()) -> bool:
+        """Remove what no call needs, the oldest first, until that is no more than `most` bytes. Whether any was."""
+        gone = []
+        for digest, kept in self._kept.items():
+            if self._idle <= most:
+                break
+            if kept.calls == 0 and digest not in but:
+                gone.append(digest)
+                self._idle -= kept.size
+        for digest in gone:
+            del self._kept[digest]
+        self._drop(gone)
+        return bool(gone)
 
     def lost(self, needed: Iterable[Kept]) -> None:
         """They are not there, or not what they were: put them there anew for the next call that has them."""

@@ -16,7 +16,8 @@ from typing import TYPE_CHECKING, Any, Generic, TypeVar
 from lastcall.calls import Answer
 from lastcall.current import HELP_S, help_with, running
 from lastcall.errors import NotSerializable, WaitTimeout
-from lastcall.map import Failure, NotYet
+from lastcall.feed import NotYet
+from lastcall.map import Failure
 from lastcall.waiting import Deadline
 
 if TYPE_CHECKING:

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import itertools
 import threading
-from collections.abc import Callable, Coroutine, Iterable
+from collections.abc import Callable, Coroutine, Iterable, Sequence
 from concurrent.futures import Future
 from contextlib import ExitStack
 from dataclasses import replace
@@ -15,12 +16,18 @@ from lastcall.calls import Calls
 from lastcall.connection import Connection, host, unhost
 from lastcall.coroutine import CONCURRENCY, is_async
 from lastcall.errors import ClientClosed, ConfigError, LeaseLost, QueueFinished, UnknownJob
+from lastcall.feeder import Feeder
+from lastcall.flow import Flow, Stage
+from lastcall.flowjob import FlowJob
 from lastcall.job import Job
 from lastcall.map import MapResults
+from lastcall.plan import AUTO, SERIAL
 from lastcall.policy import RetryOn, told
 from lastcall.queue import StatusableQueue, make
+from lastcall.serial import SerialJob
 from lastcall.settings import Settings
 from lastcall.shared.named import Named
+from lastcall.sources import check_sources, items_of
 from lastcall.state import keys
 from lastcall.state.ledger import Ledger, Status, split
 from lastcall.waiting import reaching
@@ -48,6 +55,7 @@ class Client(Named):
         settings = Settings.load(url, key, **options)
         self._cluster: LocalCluster | None = None
         self._calls: dict[str, Calls] = {}
+        self._feeders: list[Feeder] = []
         self._coroutines: dict[str, Calls] = {}  # calls of such, of which a slot runs many at the same time
         self._retired: list[Calls] = []  # that take no more calls from here, but may have some out
         self._lock = threading.Lock()
@@ -55,7 +63,7 @@ class Client(Named):
         if settings.url is None:
             from lastcall.local import LocalCluster  # needs the extra `local`, a client does not
 
-            self._cluster = LocalCluster(slots, environment=_environment(settings))
+            self._cluster = LocalCluster(slots, environment=environment_of(settings))
             host(self._cluster)
             settings = replace(settings, url=self._cluster.url, key=self._cluster.key, broker_url=None)
         elif slots is not None:
@@ -192,7 +200,7 @@ class Client(Named):
         on_lost: str | None = None, results: str | None = None, on_error: str | None = None,
         retries: int | None = None, backoff_s: float | None = None, retry_on: RetryOn | None = None,
         timeout: float | None = None, crash_limit: int | None = None, concurrency: int | None = None,
-        reopen: bool = False, notify: str | None = None,
+        reopen: bool = False, notify: str | None = None, record: str | None = None,
     ) -> StatusableQueue[Any]:  # fmt: skip
         """A queue of this name: the one that is there, if it agrees with what is said here, or a new one.
 
@@ -213,7 +221,7 @@ class Client(Named):
         crash_limit: how often an item may kill its slot (3) before it becomes a dead letter.
         concurrency: how many coroutines of an `async def` function a slot runs at the same time (500).
         What is not said of these six is as @task(...) said of the function.
-        reopen: if it has ended, begin anew.
+        reopen: if it has ended, begin anew. record: what its job's history holds, as in run() (nothing).
         notify: a URL that a worker posts the outcome to, signed, when the queue has ended; only to hosts that a worker
         may tell (LASTCALL_NOTIFY_HOSTS). docs/waiting.md says what it sends, verify_notification() checks it.
         Raises FunctionMismatch, QueueMismatch, ConfigError, NotSerializable, FunctionNotAllowed, NotificationRefused.
@@ -223,12 +231,57 @@ class Client(Named):
         return make(
             self._open(), job or name, name, function=function, into=into, maxsize=maxsize, maxbytes=maxbytes,
             workers=workers, max_workers=max_workers, producers=producers, on_lost=on_lost,
-            results=results, on_error=on_error, reopen=reopen, notify=notify,
+            results=results, on_error=on_error, reopen=reopen, notify=notify, record=record,
             policy=told(
                 retries=retries, backoff_s=backoff_s, retry_on=retry_on, timeout=timeout, crash_limit=crash_limit,
                 concurrency=concurrency,
             ),
         )  # fmt: skip
+
+    def run(
+        self, flow: Flow | Stage | Callable[..., Any], items: Iterable[Any] | None = None, *,
+        sources: Sequence[Callable[..., Iterable[Any]]] | None = None, mode: str = AUTO, ordered: bool = True,
+        on_error: str = "stop", window: int | None = None, results: str | None = None, job: str | None = None,
+        record: str = "all",
+    ) -> FlowJob | SerialJob:  # fmt: skip
+        """Run a flow over items, or over what producer functions give that workers run: `sources`.
+
+        items: any iterable, endless ones too; a thread reads it. sources: each gives its items in its own time, without
+        an order among them; one whose worker died runs again and goes on behind what it had put, by a parameter named
+        `position` if it has one.
+        mode: "auto" (neighbours that are cheap to join share a queue), "streaming" (a queue for each stage),
+        "horizontal" (the same, one after the other), "vertical" (an item's whole chain in one slot), "serial" (in this
+        process, for comparison and debugging). Results are the same in each.
+        ordered: results come in the order of the items, else as they come. on_error: an item's error ends the job and
+        is raised ("stop"), or is a dead letter ("dead"), or a Failure in the results ("yield").
+        window: items under way, unread results included (100,000); more are not read from the input.
+        results: "once" (there until they are read), "keep" (until the job expires: what a job with an id does) or
+        "discard". job: an id, of a job that is not there yet; client.job(id) has its results then.
+        record: what the job's history holds, for job.on(), `lastcall trace`, `replay` and `gantt`: "all" (also chunks'
+        arguments and results, up to 4 kB each), "times", or "failures", which are kept in any case.
+        Raises ConfigError, NothingToReduce where that is known before anything runs; NotSerializable,
+        FunctionNotAllowed; ServerUnreachable.
+        """
+        connection = self._open()
+        made = flow if isinstance(flow, Flow) else Flow(flow)
+        if (items is None) == (sources is None):
+            raise ConfigError("items", "given, or else sources", "neither" if items is None else "both")
+        if items is not None and not isinstance(items, Iterable):
+            raise ConfigError("items", "iterable", type(items).__name__)
+        if sources is not None:
+            check_sources(sources)
+        if mode == SERIAL:
+            of_sources = itertools.chain.from_iterable(map(items_of, sources or ()))
+            return SerialJob(made, of_sources if items is None else items, on_error=on_error)
+        running = FlowJob(
+            connection, made, items, mode=mode, ordered=ordered, on_error=on_error, window=window, results=results,
+            job=job, sources=sources, record=record,
+        )  # fmt: skip
+        with self._lock:
+            self._feeders = [feeder for feeder in self._feeders if not feeder.fed.is_set()]
+            if running.feeder is not None:
+                self._feeders.append(running.feeder)
+        return running
 
     def job(self, job: str) -> Job:
         """A job by its id. Its methods raise UnknownJob if there is none."""
@@ -266,6 +319,8 @@ class Client(Named):
             if self._cluster is not None:
                 stack.callback(self._close_cluster)
                 stack.callback(self._connection.close)
+            for feeder in self._feeders:
+                stack.callback(feeder.stop, 2.0)
             for calls in (*self._retired, *self._calls.values(), *self._coroutines.values()):
                 stack.callback(calls.close, wait=wait)
 
@@ -280,7 +335,7 @@ class Client(Named):
         return self._connection
 
 
-def _environment(settings: Settings) -> dict[str, str]:
+def environment_of(settings: Settings) -> dict[str, str]:
     """Settings that the private workers are to share."""
     names = (
         "lease_s", "slice_s", "linger_s", "reap_s", "ttl_s", "max_item_bytes", "worker_wait_s", "aside_bytes",

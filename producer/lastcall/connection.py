@@ -57,6 +57,7 @@ class Connection:
         self.heart = Heart(self)
         self.permits = Permits()
         self._has_sent = False
+        self._is_gone = False
         self._slots: dict[str, int] = {}  # as last known
         self._none_seen = float("-inf")
 
@@ -115,10 +116,26 @@ class Connection:
             # What was put is safe, and tickets that are lost are replaced: by a worker, or by who waits here.
             _log.warning("tickets for queue %s are not sent now: %s", address, error)
 
+    def send_minted(self, ledger: Ledger) -> None:
+        """Send the tickets that a change of this queue has brought about for those downstream of it."""
+        for name, tickets in ledger.take_minted():
+            other = ledger.other(name)
+            self.send(other.celery_queue(), other.address, tickets)
+
     def refused(self) -> None:
         """Count an envelope that was not genuine, for `lastcall status`."""
         with contextlib.suppress(RedisError):  # the error that is raised for it matters more
             self.redis.hincrby(keys.REFUSED, f"client@{socket.gethostname()}", 1)
+
+    def is_gone(self) -> bool:
+        """Whether it is closed, or the server does not answer now; for the end of the process, where that is asked for
+        each queue, and once is enough."""
+        if not self.closed and not self._is_gone:
+            try:
+                self.asking.ping()
+            except RedisError:
+                self._is_gone = True
+        return self.closed or self._is_gone
 
     def close(self) -> None:
         """Let go of the server: leases are no longer renewed, handles stop working."""

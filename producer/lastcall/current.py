@@ -14,17 +14,20 @@ from typing import TYPE_CHECKING, Final, Protocol
 from lastcall.errors import NotRunning
 
 if TYPE_CHECKING:
+    from lastcall.settings import Settings
     from lastcall.state.ledger import Ledger
 
 
 class Running(Protocol):
-    """What a worker tells; lastcall_worker/slot.py. made: when the queue was."""
+    """What a worker tells; lastcall_worker/slot.py. made: when the queue was; settings: its own."""
 
     job: str
     queue: str
     made: str
     worker: str
 
+    @property
+    def settings(self) -> Settings: ...
     @property
     def attempt(self) -> int: ...
     @property

@@ -5,11 +5,20 @@ All of them pickle: they travel from workers to clients.
 """
 
 import queue as _queue
+import sys
 from collections.abc import Sequence
 from typing import Any
 
+if sys.version_info >= (3, 13):
+    from queue import ShutDown
+else:
+
+    class ShutDown(Exception):
+        """queue.ShutDown, which Python has from 3.13 on: the queue was shut down, or has ended."""
+
+
 _ENDED = {
-    "SEALED": "it is sealed: its producers have all left",
+    "SEALED": "it is sealed: its producers have all left, or it was shut down",
     "DRAINED": "it is drained",
     "INCOMPLETE": "it ended incomplete",
     "CANCELLED": "it was cancelled",
@@ -213,11 +222,17 @@ class FunctionMismatch(LastcallError):
 # Queues
 
 
-class QueueFinished(LastcallError):
-    """Nothing can be put into a queue that has ended. state: such as "DRAINED"."""
+class QueueFinished(LastcallError, ShutDown):
+    """Nothing can be put into, or got from, a queue that has ended. state: such as "DRAINED"."""
 
-    def __init__(self, queue: str, state: str) -> None:
+    def __init__(self, queue: str, state: str, *, reading: bool = False) -> None:
         self.queue, self.state = queue, state
+        if reading:
+            super().__init__(
+                f"queue {queue} has no more items, {_ENDED.get(state, f'its state is {state}')}: "
+                "ask finished() before get(), iterate over it, or take this for the end"
+            )
+            return
         super().__init__(
             f"queue {queue} takes no more items, {_ENDED.get(state, f'its state is {state}')}: "
             "put before the last producer leaves, use a new queue name, or make it anew with reopen=True"
@@ -246,7 +261,7 @@ class QueueMismatch(LastcallError):
         )
 
 
-class QueueCancelled(LastcallError):
+class QueueCancelled(LastcallError, ShutDown):
     """The queue was cancelled before its work was done."""
 
     def __init__(self, queue: str) -> None:
@@ -284,6 +299,17 @@ class UnknownLetter(LastcallError, LookupError):
         super().__init__(
             f"queue {queue} has no dead letter {item!r}: it was retried or dropped, or it is not one; "
             f"those that there are: lastcall dead list {queue}"
+        )
+
+
+class UnknownItem(LastcallError, LookupError):
+    """Nothing is recorded of an item. item: that was asked for."""
+
+    def __init__(self, job: str, item: str) -> None:
+        self.job, self.item = job, item
+        super().__init__(
+            f"nothing is recorded of item {item} of job {job}: it was not put, or its events were the oldest and have "
+            'gone, or the job ran with record="failures" and it did not fail'
         )
 
 
@@ -465,6 +491,36 @@ class DeadLetters(LastcallError):
 
 
 # Waits
+
+
+class MergeMismatch(LastcallError, ValueError):
+    """A branch of a fan-out with merge= gave no value, or several, for an item. branch: from 1; gave: how many."""
+
+    def __init__(self, stage: str, branch: int, gave: int) -> None:
+        self.stage, self.branch, self.gave = stage, branch, gave
+        super().__init__(
+            f"branch {branch} of {stage} must give exactly one value for each item, since they are merged, got {gave}: "
+            "leave merge= out, or have no filter and no generator in it"
+        )
+
+
+class NothingToReduce(LastcallError, TypeError):
+    """A reduce() without an initial value was given no item at all. stage: its name."""
+
+    def __init__(self, stage: str) -> None:
+        self.stage = stage
+        super().__init__(f"{stage} must be given at least one item, got none: give it a value to begin with, initial=")
+
+
+class ResultsUnread(LastcallError):
+    """A job cannot go on: as many results as its window holds are there, and nobody reads them. unread: how many."""
+
+    def __init__(self, job: str, unread: int) -> None:
+        self.job, self.unread = job, unread
+        super().__init__(
+            f"job {job} waits for its {unread:,} results to be read, as many as its window holds, and nobody does: "
+            'iterate over job.results(), or run it with results="discard", or with job="an id", which keeps them'
+        )
 
 
 class WaitTimeout(LastcallError, TimeoutError):

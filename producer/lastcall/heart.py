@@ -9,6 +9,7 @@ from __future__ import annotations
 import contextlib
 import logging
 import threading
+from collections import deque
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
@@ -53,6 +54,7 @@ class Heart:
         self._wake = threading.Event()
         self._thread: threading.Thread | None = None
         self.beaten = threading.Event()  # set after each beat
+        self._asked: deque[Callable[[], None]] = deque()
 
     def hold_producer(self, ledger: Ledger, producer: str, epoch: int, on_lost: Callable[[], None]) -> None:
         """Renew a producer's lease from now on."""
@@ -115,6 +117,13 @@ class Heart:
         with self._lock:
             self._kept.pop(key, None)
 
+    def later(self, function: Callable[[], None]) -> None:
+        """Have it called at the next beat, in a thread of its own; never where nothing is held here.
+
+        For what the garbage collector finds, which may be at work while any lock is held: this takes none.
+        """
+        self._asked.append(function)
+
     def stop(self) -> None:
         """Renew nothing any more."""
         with self._lock:
@@ -142,6 +151,8 @@ class Heart:
         every_s = min(settings.lease_s / _BEATS_A_LEASE, settings.reap_s)
         away = False
         while not wake.wait(every_s):
+            while self._asked:
+                threading.Thread(target=self._asked.popleft(), name="lastcall-later").start()
             with self._lock:
                 for address in [address for address, held in self._held.items() if held.idle]:
                     del self._held[address]

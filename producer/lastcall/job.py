@@ -2,15 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import os
+from collections.abc import Callable, Iterator
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from lastcall import gantt
+from lastcall.checks import one_of
 from lastcall.errors import ConfigError, UnknownJob
+from lastcall.history import KINDS, Event, History, Kind, Watch
 from lastcall.map import MAP
 from lastcall.progress import Progress
 from lastcall.queue import StatusableQueue, attach
 from lastcall.results import in_order
 from lastcall.state.ledger import Ledger, Status, queues_of
+from lastcall.trace import Trace, trace
 from lastcall.waiting import raise_for, reaching, wait_for_end
 
 if TYPE_CHECKING:
@@ -23,6 +29,7 @@ class Job:
     def __init__(self, connection: Connection, job: str) -> None:
         self.id = job
         self._connection = connection
+        self._watch: Watch | None = None
 
     def __repr__(self) -> str:
         return f"<Job {self.id}>"
@@ -42,16 +49,18 @@ class Job:
         """The results of its last queue, as they come, from the start or from a cursor: see StatusableQueue.results().
 
         A map's are there for others than its own client if it was given an id: client.map(..., job="nightly").
-        ordered: a map's in the order of its input, from the start alone. Raises what results() raises; for a map an
-        item's exception, after which results() goes on and an ordered one does not.
+        ordered: a map's in the order of its input, from the start alone; a flow's always are. Raises what results()
+        raises; for a map an item's exception, after which results() goes on and an ordered one does not.
         """
         last = self.queues[-1]
-        if not ordered:
+        if not ordered or last._ledger.meta().get("ordered") == b"1":
             return last.results(timeout=timeout, cursor=cursor)
         if cursor:
             raise ConfigError("cursor", "given for results as they come", "ordered=True", "leave one of them out")
         if last.name != MAP:
-            raise ConfigError("ordered", "asked of a map's job, whose input has an order", f"job {self.id}")
+            raise ConfigError(
+                "ordered", "asked of a job whose input has an order, a map's or a flow's", f"job {self.id}"
+            )
         last.results()  # checks that it has any
         return in_order(last._connection, last._ledger, timeout=timeout)
 
@@ -81,6 +90,51 @@ class Job:
         for ledger in ledgers:
             ledger.cancel()
         return [ledger.status() for ledger in ledgers]
+
+    @property
+    def history(self) -> History:
+        """What happened to its items, as far as it was recorded: client.queue(record=), client.run(record=)."""
+        return History(self._connection, self.id)
+
+    @reaching
+    def on(self, kind: Kind, callback: Callable[[Event], object]) -> None:
+        """Have callback(event) called for each event of a kind: of those that were, and then as they come.
+
+        kind: "put", "started", "done", "failed", "retried", "dead", "returned" or "ended": see lastcall.Event. All are
+        called in one thread of the job's, in the order of the events; what one raises is logged. Raises UnknownJob;
+        ConfigError where nothing is recorded.
+        """
+        one_of("kind", kind, KINDS)
+        if self._watch is None:
+            if not any(ledger.meta().get("record") for ledger in self.ledgers()):
+                raise ConfigError("on()", "called on a job that is recorded", f"job {self.id}, which is not",
+                                  'make its queues with record="all", "times" or "failures"')  # fmt: skip
+            self._watch = Watch(self._connection, self.id)
+        self._watch.on(kind, callback)
+
+    @property
+    def watch(self) -> Watch:
+        """What tells the callbacks of on(): wait() for it, or close() it. Raises ConfigError where there are none."""
+        if self._watch is None:
+            raise ConfigError("watch", "asked for behind on()", "no callback", "job.on(kind, callback)")
+        return self._watch
+
+    @reaching
+    def trace(self, item: int | str) -> Trace:
+        """An item's way through its queues. item: its number in the input, or its id.
+
+        Raises UnknownJob, UnknownItem.
+        """
+        return trace(self._connection, self.id, item)
+
+    @reaching
+    def gantt(self, path: str | os.PathLike[str], *, title: str | None = None) -> Path:
+        """Draw what ran into a file, .svg, .png or .html: rows are slots, bars chunks, colours stages. Gives the file.
+
+        title: None for the job's id. Raises UnknownJob; ConfigError, also where matplotlib is missing.
+        """
+        stages = [ledger.name for ledger in self.ledgers()]
+        return gantt.save(self.history.events("done"), path, title=self.id if title is None else title, stages=stages)
 
     def ledgers(self) -> list[Ledger]:
         """Its queues' ledgers, upstream before downstream. Raises UnknownJob."""

@@ -14,14 +14,13 @@ from typing import TYPE_CHECKING, Any
 from lastcall.errors import BadEnvelope, ItemTimeout, LastcallError, NotDeserializable, WorkerLost
 from lastcall.outcome import PackedError, unpack_error
 from lastcall.payload import open_items
-from lastcall.state.ledger import Chunk
+from lastcall.state.ledger import Chunk, part_of
 
 if TYPE_CHECKING:
     from lastcall.envelope import Sealer
     from lastcall.state.ledger import Ledger
 
 _LENGTH = struct.Struct("<I")
-_HEADER = struct.Struct("<IIBBB")  # as _queue.lua packs it: items, first item, crashes, losses, raises
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,20 +40,20 @@ class DeadLetter:
 
 
 def write_letter(
-    sealer: Sealer, job: str, queue: str, item: str, error: PackedError, attempts: int, worker: str, payload: bytes
-) -> bytes:
-    """A letter for the ledger, but for its kind. payload: the item, alone or with its number, as it was put."""
+    sealer: Sealer, job: str, queue: str, item: str, error: PackedError, attempts: int, worker: str, payload: bytes,
+    chunk: Chunk,
+) -> bytes:  # fmt: skip
+    """A letter for the ledger, but for its kind. payload: the item as it was put, alone or in its chunk."""
     about = sealer.seal((error, attempts, worker), job, queue, item, "dead")
-    header = _HEADER.pack(1, int(item.rpartition("#")[2]), 0, 0, 0)
-    return b"".join((_LENGTH.pack(len(about)), about, header, payload))
+    alone = part_of(chunk, int(item.rpartition("#")[2]))._replace(payload=payload, crashes=0, losses=0, raises=0)
+    return b"".join((_LENGTH.pack(len(about)), about, alone.record))
 
 
 def read_letter(sealer: Sealer, ledger: Ledger, item: str, record: bytes) -> DeadLetter:
     """A letter from the ledger. Raises BadEnvelope."""
     at = 1 + _LENGTH.size + _LENGTH.unpack_from(record, 1)[0]
     about = record[1 + _LENGTH.size : at]
-    items, start, *counts = _HEADER.unpack_from(record, at)
-    chunk = Chunk(item.rpartition("#")[0], items, start, record[at + _HEADER.size :], *counts)
+    chunk = Chunk.stored(item.rpartition("#")[0], record[at:])
     value: Any
     try:
         (value,) = open_items(sealer, ledger.job, ledger.name, chunk)

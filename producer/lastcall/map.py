@@ -1,15 +1,12 @@
 """map: run a function over an iterable, lazily at both ends.
 
-Chunks grow until each holds some tens of milliseconds of work, and shrink towards the end of an input whose length is
-known, so that no slot is left with the last one (guided self-scheduling: Polychronopoulos and Kuck, 1987). No more
-chunks are under way than the slots need, and no more results kept than the window: input may be endless.
+feed.py makes chunks of the input. No more of them are under way than the slots need, and no more results kept than the
+window: input may be endless.
 """
 
 from __future__ import annotations
 
-import itertools
 import logging
-import threading
 import time
 import uuid
 from collections.abc import Callable, Generator, Iterable, Iterator, Sequence, Sized
@@ -19,25 +16,23 @@ from redis.exceptions import RedisError
 
 from lastcall.checks import positive
 from lastcall.coroutine import CONCURRENCY, is_async
-from lastcall.envelope import unserializable
 from lastcall.errors import (
     ConfigError,
     ItemTimeout,
-    ItemTooLarge,
     LastcallError,
-    LeaseLost,
     NotSerializable,
     QueueCancelled,
     QueueFinished,
     WaitTimeout,
     WorkerLost,
 )
+from lastcall.feed import FILL_S, MOST_BYTES, MOST_ITEMS, Feed, Sizes
 from lastcall.outcome import unpack_error
-from lastcall.payload import ITEM, STAR, Outcome, seal_values
+from lastcall.payload import ITEM, STAR, Outcome
 from lastcall.policy import told_of
 from lastcall.queue import make
 from lastcall.results import Entry, Reader
-from lastcall.waiting import AWAY, Deadline, Outage, raise_for, status_of, unreachable
+from lastcall.waiting import AWAY, Deadline, raise_for, status_of, unreachable
 
 if TYPE_CHECKING:
     from lastcall.connection import Connection
@@ -47,30 +42,23 @@ if TYPE_CHECKING:
 
 _log = logging.getLogger(__name__)
 
-_TARGET_S = 0.03  # work in a chunk
-_LEAST_S = 0.002  # below which a chunk is not cut for the sake of an even end
-_MOST_ITEMS = 10_000
-_MOST_BYTES = 4 << 20
-_GROWTH = 8  # times, from one size to the next
-_COROUTINES = 16  # items of the first chunks, where they run at the same time
-_LANES = 4  # chunks of them that a slot runs at the same time, at least
 MAP = "map"  # the name of a map's queue, and of its producer
 
 _LOOK_S = 1.0
-_FILL_S = 0.01  # after which what was read is sent, and results are looked for: the input may be slow
+_COROUTINES = 16  # items of the first chunks, where they run at the same time
+_LANES = 4  # chunks of them that a slot runs at the same time, at least
 
 
 class Failure:
-    """What a map that was told to go on gives for an item that has no value. error: why."""
+    """What a map or a flow that was told to go on gives for an item that has no value. error: why."""
 
     __slots__ = ("error",)
 
     def __init__(self, error: BaseException) -> None:
         self.error = error
 
-
-class NotYet(Exception):
-    """What an input raises whose next item has not come in milliseconds: results are read, then it is asked again."""
+    def __repr__(self) -> str:
+        return f"Failure({self.error!r})"
 
 
 class MapResults(Iterator[Any]):
@@ -116,7 +104,7 @@ class MapResults(Iterator[Any]):
     @property
     def ledger(self) -> Ledger:
         """Of the map's queue."""
-        return self._map.ledger
+        return self._map._ledger
 
     @property
     def failures(self) -> int:
@@ -158,48 +146,41 @@ class _Map:
                     "use another, such as one with the date (this one is free again LASTCALL_TTL_S seconds after it "
                     f"ended), or read its results: client.job({job!r})",
                 )  # fmt: skip
-            lease = queue._ledger.join(MAP)
+            self._starts: dict[int, int] = {}  # chunk number -> items before it
+            self._under_way: dict[int, int] = {}  # chunk number -> items that have not come back
+            items: Iterator[Any] = zip(*iterables, strict=False) if several else iter(iterables[0])
+            lengths = [len(one) for one in iterables if isinstance(one, Sized)]
+            at_a_time = policy.over(told_of(function)).concurrency or CONCURRENCY
+            self._concurrency = at_a_time if is_async(function) else 1  # items that a slot runs at the same time
+            # Of coroutines several chunks at a time, so that what is done makes room for what is next.
+            first, most = (
+                (min(_COROUTINES, self._concurrency), max(1, self._concurrency // _LANES))
+                if self._concurrency > 1
+                else (1, MOST_ITEMS)
+            )
+            self._sizes = Sizes(chunksize, min(lengths) if lengths else None, first=first, most=most)
+            made = _noted(self._starts, self._under_way)
+            self._feed = Feed(
+                connection, queue._ledger, queue.workers, MAP, items, self._sizes, goes_on=goes_on, made=made
+            )
         except AWAY as error:
             raise unreachable(connection, error) from error
         self._connection = connection
         self._job = job
         self._ledger = queue._ledger
-        self._celery_queue = queue.workers
         self._beside = () if keep else queue._beside
-        self._items: Iterator[Any] = zip(*iterables, strict=False) if several else iter(iterables[0])
-        sizes = [len(one) for one in iterables if isinstance(one, Sized)]
-        self._remaining = min(sizes) if sizes else None
+        self._celery_queue = queue.workers
         self._ordered = ordered
-        self._chunksize = chunksize
         self._max_workers = max_workers
         self._timeout = timeout
         self._goes_on = goes_on
         self._numbered = numbered
-        at_a_time = policy.over(told_of(function)).concurrency or CONCURRENCY
-        self._concurrency = at_a_time if is_async(function) else 1  # items that a slot runs at the same time
-        self._size = chunksize or (min(_COROUTINES, self._concurrency) if self._concurrency > 1 else 1)
-        self._item_s = 0.0  # what an item takes, measured
-        self._read_s = 0.0  # what it took to read one from the input
-        self._item_bytes = 0.0
-        self._index, self._epoch = lease.index, lease.epoch
-        self._seq = 0
-        self._unsent: list[tuple[int, bytes]] = []  # the last chunks up to `_seq`: items, payload
-        self._taken = 0  # items, of the chunks before the one that is made
-        self._starts: dict[int, int] = {}  # chunk number -> items before it
-        self._under_way: dict[int, int] = {}  # chunk number -> items that have not come back
-        self._delayed: set[int] = set()  # of these, what waits for no more than items that are tried again
-        self._parts: dict[int, list[tuple[int, Outcome]]] = {}  # chunk number -> parts that have
+        self._delayed: set[int] = set()  # chunks under way that wait for no more than items that are tried again
+        self._parts: dict[int, list[tuple[int, Outcome]]] = {}  # chunk number -> parts that have come back
         self._yielded = 0  # chunks, of an ordered map
-        # chunk number -> of items between it and the next: place in the input, why
-        self._unsendable: dict[int, list[tuple[int, BaseException]]] = {}
         self.failures = 0
-        self._starved = False  # the input had nothing when it was read last
-        self._input_error: Exception | None = None  # that the input raised, once it is exhausted
-        self._exhausted = self._left = self._finished = self._ended_without = False
+        self._finished = False
         self._reader = self.reader(connection, self._ledger, once=not keep)
-        self._outage = Outage(connection)
-        self._lost = threading.Event()  # set by the heart; its callback must not hold on to this object
-        connection.heart.hold_producer(self._ledger, MAP, self._epoch, self._lost.set)
         try:
             self._fill()
         except BaseException:
@@ -230,12 +211,12 @@ class _Map:
         if self._finished:
             return
         self._finished = True
-        self._connection.heart.drop_producer(self._ledger, MAP, self._epoch)
+        self._feed.drop()
         try:
             if cancel and not self._reader.ended:
                 self._ledger.cancel()
-            elif not self._left:
-                self._ledger.leave(MAP, self._epoch)
+            elif not self._feed.left:
+                self._feed.leave()
             self._ledger.drop_aside(self._beside)
         except (RedisError, LastcallError) as error:  # it ends by itself when its lease has run out
             _log.warning("map %s cannot be ended now: %s", self._job, error)
@@ -244,9 +225,9 @@ class _Map:
         deadline = Deadline(self._timeout)
         while True:
             filled = self._fill()
-            if self._unsendable:
+            if self._feed.unsendable:
                 yield from self._ready()
-            if self._exhausted and not self._under_way and not self._parts:
+            if self._feed.exhausted and not self._under_way and not self._parts:
                 break
             entries = self._reader.read(0)
             if not entries and filled:
@@ -264,16 +245,16 @@ class _Map:
                 raise QueueCancelled(self._ledger.shown)
             elif filled and deadline.passed:
                 raise WaitTimeout(f"results of {self._reader.describe()}", deadline.waited_s)
-        if self._ended_without:
+        if self._feed.ended_without:
             raise_for(status_of(self._connection, self._ledger))
-        if self._input_error is not None:
-            raise self._input_error
+        if self._feed.error is not None:
+            raise self._feed.error
 
     def _take_in(self, entry: Entry) -> None:
         if entry.error is not None:
             raise entry.error
         number, outcome = entry.number, entry.outcome
-        self._learn(outcome.busy_us, outcome.settled)
+        self._sizes.learn(outcome.busy_us, outcome.settled)
         self._parts.setdefault(number, []).append((entry.start, outcome))
         left = self._under_way[number] - outcome.settled
         if left:
@@ -293,13 +274,13 @@ class _Map:
                 yield from self._values(number)
                 yield from self._failures(number)
         else:
-            for number in list(self._unsendable):
+            for number in list(self._feed.unsendable):
                 yield from self._failures(number)
             for number in [n for n in self._parts if n not in self._under_way]:
                 yield from self._values(number)
 
     def _failures(self, number: int) -> Iterator[Any]:
-        for place, error in self._unsendable.pop(number, ()) if self._unsendable else ():
+        for place, error in self._feed.unsendable.pop(number, ()) if self._feed.unsendable else ():
             self.failures += 1
             yield (place, Failure(error)) if self._numbered else Failure(error)
 
@@ -318,7 +299,7 @@ class _Map:
         for number, outcome, at in whole:
             value = outcome.values[at]
             if at in outcome.errors:
-                error = _of_item(unpack_error(outcome.errors[at], self._connection.sealer.keyed), first + number)
+                error = of_item(unpack_error(outcome.errors[at], self._connection.sealer.keyed), first + number)
                 if not self._goes_on:
                     raise error
                 self.failures += 1
@@ -327,168 +308,52 @@ class _Map:
 
     def _fill(self) -> bool:
         """Put chunks until the slots have enough to do, or the window is full. False if that is not reached yet."""
+        feed = self._feed
         slots = max(1, self._connection.slots(self._celery_queue))
         slots = min(slots, self._max_workers or slots)
-        lanes = -(-self._concurrency // self._size)  # chunks that a slot runs at a time
-        if lanes > 1 and self._item_bytes:
-            lanes = max(1, min(lanes, int(_LANES * _MOST_BYTES / (self._size * self._item_bytes))))
         began, full = time.monotonic(), True
+        size = self._sizes.size
+        lanes = -(-self._concurrency // size)  # chunks that a slot runs at a time
+        if lanes > 1 and self._sizes.item_bytes:
+            lanes = max(1, min(lanes, int(_LANES * MOST_BYTES / (size * self._sizes.item_bytes))))
         while (
-            not self._exhausted
+            not feed.exhausted
             and len(self._under_way) - len(self._delayed) < 2 * slots * lanes + 1
             and len(self._under_way.keys() | self._parts.keys()) < 8 * slots * lanes
         ):
-            if time.monotonic() - began > _FILL_S:
+            if time.monotonic() - began > FILL_S:
                 full = False
                 break
-            items = self._take(slots)
-            if items:
-                self._seal(items)
-            elif not self._starved:
-                self._exhausted = True
-            if self._starved:
+            feed.read(slots)
+            if feed.starved:
                 full = False
                 break
-        if self._lost.is_set() and not self._left:
-            self._come_back()
-        if self._unsent:
-            self._send(slots)
-        if self._exhausted and not self._unsent and not self._left:
-            self._leave()
+        unsent = range(feed.seq - len(feed.unsent) + 1, feed.seq + 1)
+        try:
+            feed.send(slots)
+        except QueueFinished:
+            raise_for(status_of(self._connection, self._ledger))
+            raise
+        if feed.ended_without:  # what it was sent before is handed out still
+            for number in unsent:
+                self._under_way.pop(number, None)
+                self._starts.pop(number, None)
+        elif feed.exhausted and not feed.unsent and not feed.left:
+            feed.leave()
         return full
 
-    def _send(self, slots: int) -> None:
-        first = self._seq - len(self._unsent) + 1
-        try:
-            put = self._ledger.put(MAP, self._epoch, first, self._unsent, slots)
-        except AWAY as error:
-            self._outage.bear(error)
-            return  # sent again as it was: its sequence numbers tell what had arrived
-        except LeaseLost:
-            self._come_back()
-            return
-        except QueueFinished as error:
-            if error.state == "CANCELLED":
-                raise_for(status_of(self._connection, self._ledger))
-            self._give_up_input()
-            return
-        self._outage.over()
-        self._unsent = []
-        self._connection.send(self._celery_queue, self._ledger.address, put.tickets)
 
-    def _come_back(self) -> None:
-        """This process was silent for longer than its lease: take it out again, what is not sent is sent with it."""
-        try:
-            lease = self._ledger.join(MAP)
-        except AWAY as error:
-            self._outage.bear(error)
-        except QueueFinished:
-            self._give_up_input()
-        else:
-            if lease.seq < self._seq - len(self._unsent):  # the server has lost what it had accepted
-                raise LeaseLost(self._ledger.shown, MAP)
-            self._epoch = lease.epoch
-            self._lost.clear()
-            self._connection.heart.hold_producer(self._ledger, MAP, self._epoch, self._lost.set)
+def _noted(starts: dict[int, int], under_way: dict[int, int]) -> Callable[[int, int, int], None]:
+    """What keeps these true of each chunk that is made; not a method, which would hold on to the map."""
 
-    def _give_up_input(self) -> None:
-        """The queue has ended without this producer: what it was sent before is done, and is handed out still."""
-        for number in range(self._seq - len(self._unsent) + 1, self._seq + 1):
-            del self._under_way[number], self._starts[number]
-        self._unsent = []
-        self._exhausted = self._left = self._ended_without = True
+    def note(number: int, items: int, before: int) -> None:
+        starts[number] = before
+        under_way[number] = items
 
-    def _take(self, slots: int) -> list[Any]:
-        size = self._size
-        if self._chunksize is None and self._remaining is not None:
-            even = self._remaining // (2 * slots)
-            least = int(_LEAST_S / self._item_s) if self._item_s else 1
-            size = max(1, min(size, max(even, least)))
-        if self._read_s:
-            size = max(1, min(size, int(_FILL_S / self._read_s)))
-        items: list[Any] = []
-        began = time.perf_counter()
-        try:
-            self._starved = False
-            items.extend(itertools.islice(self._items, size))
-        except NotYet:
-            self._starved = True
-        except Exception as error:  # whatever the input raises comes when the results of what came before it are read
-            self._input_error = error
-            self._exhausted = True
-        if items and self._chunksize is None:
-            self._read_s = (time.perf_counter() - began) / len(items)
-        if self._remaining is not None:
-            self._remaining = max(0, self._remaining - len(items))
-        return items
-
-    def _seal(self, items: list[Any]) -> None:
-        """Make a chunk of these items; more than one if it were too large, or if some cannot be sent."""
-        while items and (refused := self._chunk(items)):
-            at, error = refused
-            if not self._goes_on:
-                raise error
-            self._seal(items[:at])
-            self._unsendable.setdefault(self._seq, []).append((self._taken, error))
-            self._taken += 1
-            items = items[at + 1 :]
-
-    def _chunk(self, items: list[Any]) -> tuple[int, BaseException] | None:
-        """Make a chunk, or several, of these items; or say which of them cannot be sent, and why."""
-        number = self._seq + 1
-        try:
-            payload = seal_values(self._connection.sealer, self._job, MAP, f"{self._index}-{number}", items)
-        except NotSerializable:
-            found = unserializable(self._connection.sealer, items)
-            if found is None:
-                raise
-            at, cause = found
-            unsendable = NotSerializable("item", self._taken + at, cause.type_name, cause.reason)
-            unsendable.__cause__ = cause
-            return at, unsendable
-        limit = self._connection.settings.max_item_bytes
-        if len(payload) > limit:
-            if len(items) > 1:
-                half = len(items) // 2
-                self._seal(items[:half])
-                self._seal(items[half:])
-                return None
-            size = len(self._connection.sealer.dump(items[0]))
-            if size > limit:
-                return 0, ItemTooLarge(size, limit, self._taken)
-        self._item_bytes = len(payload) / len(items)
-        self._seq = number
-        self._unsent.append((len(items), payload))
-        self._starts[number] = self._taken
-        self._under_way[number] = len(items)
-        self._taken += len(items)
-        return None
-
-    def _learn(self, busy_us: int, items: int) -> None:
-        """Choose the next chunks' size from what this one took."""
-        if not busy_us or not items:
-            return
-        item_s = busy_us / 1e6 / items
-        self._item_s = item_s if not self._item_s else 0.7 * self._item_s + 0.3 * item_s
-        if self._chunksize is None:
-            fitting = int(_TARGET_S / max(self._item_s, 1e-9))
-            if self._item_bytes:
-                fitting = min(fitting, int(_MOST_BYTES / self._item_bytes))
-            # Of coroutines several chunks at a time, so that what is done makes room for what is next.
-            most = _MOST_ITEMS if self._concurrency == 1 else max(1, self._concurrency // _LANES)
-            self._size = max(1, min(fitting, self._size * _GROWTH, most))
-
-    def _leave(self) -> None:
-        try:
-            self._ledger.leave(MAP, self._epoch)  # of no matter if it is held no more: nothing more comes
-        except AWAY as error:
-            self._outage.bear(error)
-            return  # tried again at the next fill
-        self._left = True
-        self._connection.heart.drop_producer(self._ledger, MAP, self._epoch)
+    return note
 
 
-def _of_item(error: BaseException, number: int) -> BaseException:
+def of_item(error: BaseException, number: int) -> BaseException:
     """The error as it is raised here: a worker knows an item's place in its chunk, not in the input."""
     mended: BaseException
     if isinstance(error, WorkerLost):

@@ -151,7 +151,7 @@ def _user_frames(error: BaseException) -> TracebackType | None:
 
 def _is_workers(frames: TracebackType) -> bool:
     module = str(frames.tb_frame.f_globals.get("__name__", ""))
-    return module.partition(".")[0] == "lastcall_worker" or module == "lastcall.calls"
+    return module.partition(".")[0] == "lastcall_worker" or module in ("lastcall.calls", "lastcall.steps")
 
 
 def _shorten(text: str) -> str:

@@ -14,7 +14,8 @@ from lastcall.errors import AsideLost, ItemTooLarge
 class Part(NamedTuple):
     """What lies aside, as its envelope names it.
 
-    copied: each call gets one of its own, which it may write into. buffer: it is one of pickle's, else it is bytes.
+    copied: each call gets one of its own, which it may write into. buffer: it is one of pickle's, else it is bytes
+    (copied: a bytearray).
     """
 
     digest: bytes
@@ -36,13 +37,14 @@ class Parcel:
     copied: the other side may write into what this one could write into; else it is read-only there.
     """
 
-    __slots__ = ("_copied", "_least", "_limit", "_seen", "job", "parts", "taken")
+    __slots__ = ("_copied", "_least", "_limit", "_picky", "_seen", "job", "parts", "taken")
 
     def __init__(self, job: str, least: int, limit: int, *, copied: bool) -> None:
         self.job = job
         self._copied = copied
         self._least = least
         self._limit = limit
+        self._picky = False  # whether bytes are looked for, too
         self._seen: dict[int, int] = {}
         self.taken: list[tuple[memoryview, bool, bool]] = []  # and whether it is copied there, and is a buffer
         self.parts: tuple[Part, ...] = ()
@@ -52,11 +54,14 @@ class Parcel:
 
         Raises ItemTooLarge, and what they raise.
         """
-        self._clear()
-        payload = dumps(value, 5, buffer_callback=self._take)
-        if len(payload) < self._least:
-            return payload
-        # bytes are never given out of band: where they may be what makes it long, every object is looked at.
+        if not self._picky:
+            self._clear()
+            payload = dumps(value, 5, buffer_callback=self._take)
+            if len(payload) < self._least:
+                return payload
+            # bytes are never given out of band: where they may be what makes it long, every object is looked at; at
+            # once, should the same value be pickled again, by cloudpickle.
+            self._picky = True
         self._clear()
         file = io.BytesIO()
         picky = pickler(file, 5, buffer_callback=self._take)
@@ -119,5 +124,12 @@ def rebuild(job: str, parts: Iterable[Iterable[Any]], payload: bytes) -> Any:
     if fetch is None:
         raise AsideLost(job, "it is for functions that workers run, and this is none")
     named = [Part(*part) for part in parts]
-    data = [bytearray(fetch(job, part)) if part.copied else fetch(job, part) for part in named]
-    return _Unpickler(payload, data, named).load()
+    return _Unpickler(payload, [_own(fetch(job, part), part) for part in named], named).load()
+
+
+def _own(data: bytes, part: Part) -> bytes | bytearray:
+    if part.copied:
+        return bytearray(data)
+    # Only a buffer is surely read-only. bytes may be what __setstate__ takes: numpy makes an array of them that can be
+    # written into and is no copy (a view with gaps, a masked array, ...), and other calls are to have these, too.
+    return data if part.buffer else bytes(memoryview(data))

@@ -16,7 +16,8 @@ if TYPE_CHECKING:
     from lastcall.envelope import Sealer
     from lastcall.state.ledger import Chunk
 
-_TOGETHER, _EACH = 0, 1  # items serialized together, or each by itself
+# Items serialized together; or each by itself; or together, with where each came from.
+_TOGETHER, _EACH, _TRACED = 0, 1, 2
 
 CALL = "call"  # style of a queue whose items are calls: (function's wire, args, kwargs)
 STARTED = ", with an initializer"  # ends the identity of the function of a queue that has one
@@ -24,16 +25,22 @@ STAR = "star"  # style of a queue whose items are the arguments of its function
 ITEM = "item"  # style of a queue whose items are the one argument of its function
 
 
+# The number, in the input of a flow, of the item that an output came of; of several, behind a gather.
+Origin = int | tuple[int, ...]
+
+
 class Outcome(NamedTuple):
     """What a chunk came to. `errors`: index in `values` -> packed error, where a value is None.
 
-    later: indices of the items that are tried again, whose outcomes come by themselves.
+    later: indices of the items that are tried again, whose outcomes come by themselves. origins: of a flow's outputs,
+    one for each of the values, where they are known.
     """
 
     busy_us: int
     values: list[Any]
     errors: dict[int, PackedError]
     later: Sequence[int] = ()
+    origins: Sequence[Origin] | None = None
 
     @property
     def settled(self) -> int:
@@ -51,14 +58,48 @@ def seal_dumped(sealer: Sealer, job: str, queue: str, chunk: str, items: Sequenc
     return sealer.seal((_EACH, items), job, queue, chunk, "in")
 
 
+def seal_traced(
+    sealer: Sealer, job: str, queue: str, chunk: str, values: Sequence[Any], origins: Sequence[Origin] | None
+) -> bytes:
+    """A chunk's payload, from a stage's outputs. origins: None where they follow from the chunk's path.
+
+    Raises NotSerializable.
+    """
+    return sealer.seal((_TRACED, (values, origins)), job, queue, chunk, "in")
+
+
+def _open(sealer: Sealer, job: str, queue: str, chunk: Chunk) -> tuple[int, Sequence[Any], Sequence[Any] | None]:
+    """How a chunk's items went, those that it means, and where they came from, if that is said."""
+    how, items = sealer.open(chunk.payload, job, queue, chunk.root, "in")
+    origins = None
+    if how == _TRACED:
+        items, origins = items
+    if len(items) != chunk.items:
+        those = slice(chunk.start, chunk.start + chunk.items)
+        items, origins = items[those], origins and origins[those]
+    return how, items, origins
+
+
 def open_items(sealer: Sealer, job: str, queue: str, chunk: Chunk) -> list[Any]:
     """A claimed chunk's items. Raises BadEnvelope, NotDeserializable."""
-    how, items = sealer.open(chunk.payload, job, queue, chunk.root, "in")
-    if len(items) != chunk.items:
-        items = items[chunk.start : chunk.start + chunk.items]
+    how, items, _ = _open(sealer, job, queue, chunk)
     if how == _EACH:
         return [sealer.load(item) for item in items]
     return list(items)
+
+
+def open_traced(
+    sealer: Sealer, job: str, queue: str, chunk: Chunk
+) -> tuple[list[Any], dict[int, NotDeserializable], list[Origin] | None]:
+    """As open_each(), with where the items came from; None where that follows from the chunk's path, or is not known.
+
+    Raises BadEnvelope, and NotDeserializable where the items went together.
+    """
+    how, items, told = _open(sealer, job, queue, chunk)
+    origins: list[Origin] | None = None
+    if told is not None:  # without a key what was a tuple is a list by now
+        origins = [tuple(origin) if isinstance(origin, list) else origin for origin in told]
+    return *_load_each(sealer, how, list(items)), origins
 
 
 def open_each(sealer: Sealer, job: str, queue: str, chunk: Chunk) -> tuple[list[Any], dict[int, NotDeserializable]]:
@@ -66,8 +107,11 @@ def open_each(sealer: Sealer, job: str, queue: str, chunk: Chunk) -> tuple[list[
 
     Raises BadEnvelope, and NotDeserializable where the items went together.
     """
-    how, items = sealer.open(chunk.payload, job, queue, chunk.root, "in")
-    items = list(items if len(items) == chunk.items else items[chunk.start : chunk.start + chunk.items])
+    how, items, _ = _open(sealer, job, queue, chunk)
+    return _load_each(sealer, how, list(items))
+
+
+def _load_each(sealer: Sealer, how: int, items: list[Any]) -> tuple[list[Any], dict[int, NotDeserializable]]:
     failed: dict[int, NotDeserializable] = {}
     for at in range(len(items) if how == _EACH else 0):
         try:
@@ -82,9 +126,12 @@ def seal_parts(sealer: Sealer, job: str, queue: str, chunk: Chunk, positions: Se
 
     Raises BadEnvelope; NotDeserializable where the items went together, and cannot be rebuilt here.
     """
-    how, items = sealer.open(chunk.payload, job, queue, chunk.root, "in")
-    first = 0 if len(items) == chunk.items else chunk.start
-    return {at: sealer.seal((how, [items[first + at]]), job, queue, chunk.root, "in") for at in positions}
+    how, items, origins = _open(sealer, job, queue, chunk)
+
+    def alone(at: int) -> Any:
+        return [items[at]] if how != _TRACED else ([items[at]], origins and [origins[at]])
+
+    return {at: sealer.seal((how, alone(at)), job, queue, chunk.root, "in") for at in positions}
 
 
 def seal_outcome(sealer: Sealer, job: str, queue: str, chunk: str, outcome: Outcome) -> bytes:

@@ -6,31 +6,35 @@ machine, that stop by themselves. How it ends is decided in Redis: state/lua/_se
 
 from __future__ import annotations
 
-import os
 import re
 import socket
 import uuid
-from collections.abc import Callable, Iterator, Sequence
-from typing import TYPE_CHECKING, Any, Generic, TypeVar
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import replace
+from typing import TYPE_CHECKING, Any, TypeVar
 
-from lastcall import celerytask, functions
+from lastcall import celerytask, functions, handle
 from lastcall import notify as notifications
 from lastcall.aside import parcel, put
 from lastcall.checks import bound, one_of, plain_name, positive, seconds
 from lastcall.connection import Connection
 from lastcall.consumer import Consumer
 from lastcall.coroutine import check_concurrency
-from lastcall.errors import ConfigError, FunctionMismatch, QueueHasFunction, QueueMismatch, UnknownJob, UnknownLetter
+from lastcall.defaultclient import connection_of
+from lastcall.errors import ConfigError, FunctionMismatch, QueueFinished, QueueHasFunction, QueueMismatch, UnknownLetter
+from lastcall.flowoptions import MANY, FlowOptions
 from lastcall.letters import DeadLetter, read_letter
 from lastcall.payload import CALL, ITEM, STARTED
 from lastcall.policy import Told, told_of
 from lastcall.producer import Producer
+from lastcall.putget import PutGet, items_bound
 from lastcall.results import Results
 from lastcall.state import keys
-from lastcall.state.ledger import ENDED, ON_ERROR, ON_LOST, RESULTS, Ledger, Spec, Status, shown, split
+from lastcall.state.ledger import ENDED, OFF, ON_ERROR, ON_LOST, RECORD, RESULTS, Ledger, Spec, Status, shown
 from lastcall.waiting import AWAY, raise_for, reaching, unreachable, wait_for_end
 
 if TYPE_CHECKING:
+    from lastcall.client import Client
     from lastcall.settings import Settings
 
 T = TypeVar("T")
@@ -44,34 +48,40 @@ _SAID = {"celery": "workers", "expected": "producers", "down": "into", "backoff"
          "timeout": "timeout (in ms)"}  # fmt: skip
 
 
-class StatusableQueue(Generic[T]):
-    """A queue in Redis; made by client.queue(). A handle may be pickled and used on any machine, and after a fork.
+class StatusableQueue(PutGet[T]):
+    """A queue in Redis; made by client.queue(), or as it is. A handle may be pickled and used on any machine, and after
+    a fork.
+
+    maxsize: items that wait in it before put() blocks; 0 or less for no bound.
+    producers: how many there will be, where that is known; otherwise the last one to leave seals the queue.
+    name: None makes one up; with one, reopen and on_lost, as client.queue(). client: whose server to use; None:
+    LASTCALL_URL's, or a private one, which all queues of a program share.
+
+    A process that puts is a producer from its first put() on, until close(), until its handle is gone, or until it
+    ends; it is lost if it ends by an exception, or is killed. Besides queue.Queue's methods there are leases by hand.
 
     Whatever asks the server raises ServerUnreachable when it is away, ServerReadOnly or ServerOutOfMemory when it
     refuses, UnknownJob when the queue has expired.
     """
 
-    def __init__(self, connection: Connection, ledger: Ledger) -> None:
-        self._own_connection = connection
-        self._own_ledger = ledger
-        meta = ledger.meta()
-        if not meta:
-            raise UnknownJob(ledger.shown)
-        self.name = ledger.name
-        self.job = ledger.job
-        self.workers = meta["celery"].decode()
-        self.maxsize = int(meta["maxsize"])
-        self._maxbytes = int(meta["maxbytes"])
-        self.function_name = meta["identity"].decode()
-        self._results = meta["results"].decode()
-        self._on_error = meta["on_error"].decode()
-        self._beside: tuple[bytes, ...] = ()  # what lies aside for its function, where this made it
+    _closed_to_readers = False
+    _beside: tuple[bytes, ...] = ()  # what lies aside for its function, where this made it
 
-    def __repr__(self) -> str:
-        return f"<StatusableQueue {self._own_ledger.shown}>"
-
-    def __reduce__(self) -> tuple[Any, ...]:
-        return attach, (self._own_connection.settings, self._own_ledger.address)
+    def __init__(
+        self, maxsize: int = 0, *, producers: int | None = None, name: str | None = None, client: Client | None = None,
+        on_lost: str | None = None, reopen: bool = False,
+    ) -> None:  # fmt: skip
+        bound_items = items_bound(maxsize)
+        connection = connection_of(client)
+        name = name or f"queue-{uuid.uuid4().hex}"
+        try:
+            made = make(
+                connection, name, name, maxsize=bound_items, producers=producers, on_lost=on_lost, reopen=reopen,
+                more={"bounds": "waiting"},
+            )  # fmt: skip
+            self._hold(connection, made._ledger)
+        except AWAY as error:
+            raise unreachable(connection, error) from error
 
     # Putting
 
@@ -115,6 +125,7 @@ class StatusableQueue(Generic[T]):
     def seal(self) -> None:
         """Nothing more is put, whoever is still there: the queue ends when what it has is done."""
         self._ledger.seal()
+        self._connection.send_minted(self._ledger)
 
     # Reading
 
@@ -131,6 +142,24 @@ class StatusableQueue(Generic[T]):
         Raises ProducerLost if it ended incomplete, QueueCancelled, QueueHasFunction, and what consumer().get() does.
         """
         return _consume(self.consumer())
+
+    def finished(self, timeout: float | None = None) -> bool:
+        """Whether this thread will get no item any more; if not, one is in its hand for get().
+
+        `while not queue.finished(): queue.get()` reads it to its end. Blocks until it is known. timeout: seconds. Marks
+        the item before as done. Raises Empty at the timeout, ProducerLost, QueueCancelled, QueueHasFunction.
+        """
+        try:
+            self._to_read().have(timeout)
+        except QueueFinished:
+            return True
+        return False
+
+    def task_done(self) -> None:
+        """The item that this thread got last is done: other than queue.Queue's, it says so itself when it gets the
+        next. Raises ValueError if it has got none since."""
+        if not self._hands.done():
+            raise ValueError("task_done() called too many times: this thread has got no item that is not done")
 
     def results(self, *, timeout: float | None = None, cursor: str = "") -> Results:
         """What the function returned, as it comes, until the queue has ended.
@@ -173,9 +202,12 @@ class StatusableQueue(Generic[T]):
     def join(self, timeout: float | None = None) -> Status:
         """Block until the queue is drained; other than queue.Queue's, it needs no task_done().
 
+        Who waits for that puts nothing more: the lease of this handle's put() is given back.
+
         timeout: seconds. Raises what went wrong: ProducerLost, QueueCancelled, DeadLetters; NoWorker; WaitTimeout,
         which says what was waited for.
         """
+        self._leave()  # nor does it hold up itself
         (status,) = wait_for_end(self._connection, [self._ledger], timeout)
         raise_for(status)
         return status
@@ -184,6 +216,7 @@ class StatusableQueue(Generic[T]):
     def cancel(self) -> Status:
         """Drop what is waiting and refuse what is running."""
         self._ledger.cancel()
+        self._connection.send_minted(self._ledger)
         return self.status()
 
     @reaching
@@ -281,19 +314,6 @@ class StatusableQueue(Generic[T]):
             if celery is not None:
                 redis.hset(keys.QUEUES, Ledger(redis, self.job, [name]).address, celery)
 
-    @property
-    def _connection(self) -> Connection:
-        if self._own_connection.pid != os.getpid():
-            # It came here by a fork: the parent's connection, and the leases that it renews, are the parent's.
-            self._own_connection = Connection.of(self._own_connection.settings)
-            self._own_ledger = Ledger(self._own_connection.redis, self.job, self._own_ledger.names)
-        return self._own_connection
-
-    @property
-    def _ledger(self) -> Ledger:
-        _ = self._connection
-        return self._own_ledger
-
 
 def _in_order(item: str) -> tuple[Any, ...]:
     return tuple((int(part), "") if part.isdigit() else (-1, part) for part in re.split(r"[-#]", item))
@@ -315,11 +335,8 @@ def _as_ledger(options: Told) -> dict[str, Any]:
 
 def attach(settings: Settings, address: str) -> StatusableQueue[Any]:
     """A handle to a queue that exists. Raises UnknownJob, ServerUnreachable."""
-    connection = Connection.of(settings)
-    try:
-        return StatusableQueue(connection, Ledger.open(connection.redis, *split(address)))
-    except AWAY as error:
-        raise unreachable(connection, error) from error
+    queue: StatusableQueue[Any] = handle.attach(StatusableQueue, settings, address)
+    return queue
 
 
 def make(
@@ -329,10 +346,13 @@ def make(
     max_workers: int | None = None, producers: int | None = None, on_lost: str | None = None,
     results: str | None = None, on_error: str | None = None, policy: Told | None = None, reopen: bool = False,
     founder: str | None = None, starter: Starter | None = None, notify: str | None = None,
+    flow: FlowOptions | None = None, record: str | None = None, more: Mapping[str, Any] | None = None,
 ) -> StatusableQueue[Any]:  # fmt: skip
     """Make a queue, or a handle to the one that is there; what client.queue() says.
 
-    founder: the producer that makes it for itself, and takes out its lease next.
+    founder: the producer that makes it for itself, and takes out its lease next. flow: of a flow's queue; one that
+    makes batches has workers, but no function. record: what of it is written into its job's history. more: fields of
+    Spec that client.queue() has no word for.
     """
     for option, value in (("maxsize", maxsize), ("maxbytes", maxbytes)):
         if value is not None:
@@ -342,6 +362,7 @@ def make(
             positive(option, value)
     for option, choice, choices in (
         ("on_lost", on_lost, ON_LOST), ("results", results, RESULTS), ("on_error", on_error, ON_ERROR),
+        ("record", record, RECORD),
     ):  # fmt: skip
         if choice is not None:
             one_of(option, choice, choices)
@@ -349,22 +370,35 @@ def make(
     plain_name("job", job)
     if into is not None and into.job != job:
         raise ConfigError("into", f"a queue of the same job ({job})", f"one of job {into.job}")
-    if into is not None and function is None:
+    batches = flow is not None and flow.batch is not None
+    if batches and function is not None:
+        raise ConfigError("batch", "given without a function", functions.dump(function, True).name)
+    if into is not None and function is None and not batches:
         raise ConfigError("into", "given with a function, whose outputs go there", "no function")
     if function is None and policy is not None and policy.said:
         raise ConfigError(policy.said[0], "given with a function, whose items it is about", "no function")
-    if into is not None and on_error == "return":
+    if into is not None and on_error == "return" and flow is None:
         raise ConfigError(
             "on_error", "'dead' where outputs go into another queue", "'return'", "nobody reads results of this one"
         )
+    if flow is not None and flow.gather:
+        max_workers = 1
     if notify is not None:
         notifications.check(connection, notify)
     sealer = connection.sealer
     identity, sealed, celery, beside = None, None, None, None
-    if function is not None:
+    if batches:
+        identity, sealed, celery = flow.gather, b"", workers or "cpu"  # type: ignore[union-attr]
+    elif function is not None:
+        if flow is not None and flow.many:
+            style = MANY
         travelling = functions.dump(function, sealer.keyed)
         identity = travelling.identity if style == ITEM else f"{travelling.identity} ({style})"
         wire: tuple[Any, ...] = travelling.wire
+        if style == MANY:
+            fold = functions.dump(flow.fold, sealer.keyed) if flow is not None and flow.fold is not None else None
+            wire = (*wire, fold.wire if fold is not None else None)
+            identity += f", folded by {fold.identity}" if fold is not None else ""
         if starter is not None:
             wire, identity = (*wire, starter), identity + STARTED
         beside = parcel(connection, job)
@@ -372,6 +406,7 @@ def make(
         if style != CALL:
             check_concurrency(function, policy or Told())
         celery = workers or celerytask.workers_of(function)
+    if celery is not None:
         plain_name("workers", celery)
         connection.ensure_workers(celery)
     elif workers is not None:
@@ -380,10 +415,12 @@ def make(
         function=sealed, identity=identity, celery=celery if workers is not None else None,
         maxsize=maxsize, maxbytes=maxbytes, max_workers=max_workers, on_lost=on_lost,
         results=results, on_error=on_error, expected=producers, style=style if function else None,
+        **(flow.stored if flow is not None else {}), record=None if record in (None, OFF) else record,
         **(policy or Told()).stored, founder=founder,
         notify=None if notify is None else notifications.seal_url(connection, job, name, notify),
         down=into.name if into is not None else "", reopen=reopen,
     )  # fmt: skip
+    spec = replace(spec, **(more or {}))
     names = [name, *(into._ledger.names if into is not None else ())]
     ledger = Ledger(connection.redis, job, names)
     try:
@@ -395,6 +432,7 @@ def make(
                 "ttl": int(connection.settings.ttl_s * 1000),
                 **_as_ledger(told_of(function)),
             },
+            slots=connection.slots(celery) if flow is not None and celery else 0,
         )
     except QueueMismatch as error:
         if error.option == "identity":
@@ -414,7 +452,7 @@ def make(
     for digest, raw in contents.items():  # before anybody can put: what slots run the items through is whole then
         if not ledger.has_aside(digest):
             put(connection, ledger, digest, raw)
-    queue: StatusableQueue[Any] = StatusableQueue(connection, ledger)
+    queue: StatusableQueue[Any] = StatusableQueue.of(connection, ledger)
     queue._beside = tuple(contents)
     if queue.workers:
         connection.ensure_workers(queue.workers)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import itertools
-from collections.abc import Generator, Iterable, Iterator
+from collections.abc import Generator, Iterable, Iterator, Sequence
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from redis.exceptions import RedisError
@@ -14,6 +14,7 @@ from lastcall.errors import BadEnvelope, LastcallError, NotDeserializable, WaitT
 from lastcall.letters import given_up
 from lastcall.outcome import pack_error, unpack_error
 from lastcall.payload import Outcome, open_outcome
+from lastcall.steps import Failed
 from lastcall.waiting import AWAY, Deadline, Outage, Patience, describe, raise_for, status_of, warn_of_loop
 
 if TYPE_CHECKING:
@@ -61,10 +62,13 @@ class Reader:
 
     cursor: "" or where an earlier reader stood: behind the last entry that was handed out as a whole.
     once: the queue has results="once": what was handed out, or `ack()` says, is removed, and makes room for producers.
-    After the last entry `ended` is the queue's state.
+    upstream: queues that feed it, which may be the ones that nobody serves. After the last entry `ended` is the queue's
+    state.
     """
 
-    def __init__(self, connection: Connection, ledger: Ledger, *, once: bool, cursor: str = "") -> None:
+    def __init__(
+        self, connection: Connection, ledger: Ledger, *, once: bool, cursor: str = "", upstream: Sequence[Ledger] = ()
+    ) -> None:
         self.cursor = cursor or "0-0"
         self.ended = ""
         self._connection = connection
@@ -72,6 +76,7 @@ class Reader:
         self._read_to = self.cursor
         self._outage = Outage(connection)
         self._patience = Patience(connection)
+        self._upstream = [(connection.asked(one), Patience(connection)) for one in upstream]
         self._once = once
         self._unacked = 0  # items
         self._unconfirmed: tuple[str, int] | None = None
@@ -92,6 +97,8 @@ class Reader:
             elif not reply and block_s > 0:
                 status = self._ledger.status()
                 self._patience.look(status)
+                for ledger, patience in self._upstream:
+                    patience.look(ledger.status())
                 if status.ended:
                     # Its end may have been read, and removed, by another reader.
                     reply = self._ask(0)
@@ -113,6 +120,14 @@ class Reader:
                 self._read_to = at
         return entries
 
+    @contextlib.contextmanager
+    def watching(self) -> Iterator[None]:
+        """Meanwhile what falls silent in the queues that are waited for is found."""
+        with contextlib.ExitStack() as stack:
+            for ledger in (self._ledger, *(one for one, _ in self._upstream)):
+                stack.enter_context(self._connection.heart.watching(ledger))
+            yield
+
     def entries(self, timeout_s: float | None = None) -> Generator[list[Entry], None, None]:
         """Outcomes as they come, those that came in one entry of the stream together, until the queue has ended.
 
@@ -120,7 +135,7 @@ class Reader:
 
         Raises WaitTimeout, NoWorker, UnknownJob, ServerUnreachable.
         """
-        with self._connection.heart.watching(self._ledger):
+        with self.watching():
             deadline = Deadline(timeout_s)
             try:
                 while not self.ended:
@@ -289,11 +304,17 @@ def pairs(entry: Entry, returns_errors: bool, keyed: bool) -> list[tuple[Any, Ba
     if entry.error is not None:
         raise entry.error
     errors, values = entry.outcome.errors, entry.outcome.values
-    return [
-        (values[at], unpack_error(errors[at], keyed) if at in errors else None)
-        for at in entry.positions
-        if returns_errors or at not in errors
-    ]
+    pairs: list[tuple[Any, BaseException | None]] = []
+    for at in entry.positions:
+        value = values[at]
+        if at in errors:
+            if returns_errors:
+                pairs.append((None, unpack_error(errors[at], keyed)))
+        elif type(value) is Failed:
+            pairs.append((None, unpack_error(value.error, keyed)))
+        else:
+            pairs.append((value, None))
+    return pairs
 
 
 def _raised(pairs: Iterable[tuple[Any, BaseException | None]]) -> Iterator[Any]:

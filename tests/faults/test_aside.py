@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 
@@ -47,3 +48,23 @@ def test_parallel_goes_on_where_a_worker_dies_and_the_server_is_killed_on_the_wa
     durable.server.kill()
     durable.server.start()
     assert [*got, *results] == [1.0 + n for n in range(100)]
+
+
+def test_a_server_that_is_full_of_what_no_call_needs_is_given_room(services: Callable[..., Service]) -> None:
+    service = services(lease_s=10.0, options={"maxmemory": "24mb"})
+    service.worker("eater", pool="solo", slots=1)
+    client = service.client()
+    arrays = (np.full(500_000, float(n)) for n in range(10))  # 40 MB, one after the other
+    assert [client.submit(first, one).result(60) for one in arrays] == [float(n) for n in range(10)]
+
+
+def test_calls_with_more_large_arguments_than_the_server_has_room_for_wait_for_those_before_them(
+    services: Callable[..., Service], caplog: pytest.LogCaptureFixture
+) -> None:
+    service = services(lease_s=10.0, options={"maxmemory": "24mb"})
+    service.worker("eater", pool="solo", slots=1)
+    client = service.client(aside_cache_bytes=0)
+    with caplog.at_level(logging.WARNING, "lastcall"):
+        futures = [client.submit(first_slowly, np.full(250_000, float(n)), n) for n in range(30)]  # 60 MB, at once
+    assert "refuses: " in caplog.text  # it was full
+    assert [future.result(60) for future in futures] == [2.0 * n for n in range(30)]

@@ -13,7 +13,7 @@ from lastcall import Client, Executor, Pool, task
 from lastcall.calls import Calls
 from lastcall.errors import AsideLost, BadEnvelope, DeadLetters, ItemTooLarge
 from lastcall.state import keys
-from tests.arrays import dies_once, fails_once, first, firsts, scribble, total
+from tests.arrays import Held, dies_once, fails_once, first, firsts, how_many, scribble, total
 from tests.conftest import Cluster
 from tests.documents import printed_by
 from tests.functions import Counted, Gate
@@ -97,6 +97,22 @@ def test_a_closure_s_array_goes_aside(client: Client) -> None:
     futures = [client.submit(lambda n: float(data[0]) + n, n) for n in range(3)]
     assert [future.result(60) for future in futures] == [5.0, 6.0, 7.0]
     assert len(aside(client, calls_of(client).job)) == 1
+
+
+def test_a_call_that_writes_into_its_closure_s_array_spoils_no_other(client: Client) -> None:
+    data = array(7)
+    futures = [client.submit(lambda value: scribble(data, value), n) for n in range(8)]
+    assert [future.result(60) for future in futures] == [(7.0, float(n)) for n in range(8)]
+
+
+def test_a_worker_lets_go_of_what_functions_hold(lonely: Cluster) -> None:
+    more = {"LASTCALL_ASIDE_CACHE_BYTES": str(3 * MB)}
+    with lonely.client() as client, Worker(lonely.url, lonely.key, "solo", pool="solo", slots=1, more=more):
+        of_maps = [max(client.map(functools.partial(how_many, Held(array(n))), [1, 2])) for n in range(8)]
+        assert 1 <= max(of_maps) <= 4  # the new one, too, is there before an old one goes
+        for n in range(8):
+            held = Held(array(n))
+            assert client.submit(lambda held=held: held.how_many()).result(60) <= 5
 
 
 def test_an_array_over_the_limit_is_refused(cluster: Cluster) -> None:
@@ -247,6 +263,16 @@ def test_a_job_that_has_expired_leaves_nothing_and_can_be_made_anew(cluster: Clu
                 out.put(1)
             queue.join(60)
             until(lambda: not redis.exists(keys.of_job(name, "job")), "it to expire")
+
+
+def test_what_a_client_that_dies_has_aside_is_removed_when_its_calls_are_done(cluster: Cluster) -> None:
+    with cluster.client(lease_s=1) as client:
+        assert [client.submit(first, array(n)).result(60) for n in range(2)] == [0.0, 1.0]
+        job = calls_of(client).job
+        assert len(aside(client, job)) == 2
+        client._connection.heart.stop()  # as if it were dead: its lease runs out
+        until(lambda: not aside(client, job), "what no call needs to be removed")
+        assert client._connection.redis.exists(keys.of_job(job, "job"))  # which is there for a day
 
 
 def test_a_client_that_dies_leaves_nothing_for_ever(cluster: Cluster) -> None:

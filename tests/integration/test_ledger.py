@@ -47,7 +47,7 @@ def make(redis: Redis, *names: str, job: str = "job", **options: Any) -> Ledger:
     return ledger
 
 
-LETTER = struct.pack("<I", 4) + b"said" + struct.pack("<IIBBB", 1, 0, 0, 0, 0) + b"letter"
+LETTER = struct.pack("<I", 4) + b"said" + Chunk("", 1, 0, b"letter").record
 
 
 def key(ledger: Ledger, part: str) -> str:
@@ -338,7 +338,7 @@ class TestProducers:
         lease = queue.join("p")
         assert put(queue, "p", lease.epoch, 1, *[1] * 9001).seq == 9001
         assert len(ready(queue)) == redis.hlen(key(queue, "chunks")) == 9001
-        assert redis.hget(key(queue, "chunks"), f"{lease.index}-9001")[11:] == b"9001"
+        assert Chunk.stored("", redis.hget(key(queue, "chunks"), f"{lease.index}-9001")).payload == b"9001"
 
     def test_leave_may_be_sent_again(self, redis: Redis) -> None:
         queue = make(redis)

@@ -39,7 +39,7 @@ from tests.integration.ledger_server import ledger_server
 pytestmark = pytest.mark.integration
 
 LONG_MS = 10**10
-LETTER = struct.pack("<I", 4) + b"said" + struct.pack("<IIBBB", 1, 0, 0, 0, 0) + b"letter"
+LETTER = struct.pack("<I", 4) + b"said" + Chunk("", 1, 0, b"letter").record
 BUSY_US = 7
 _PROFILES = {
     "default": {"max_examples": 100, "stateful_step_count": 50},
@@ -478,7 +478,7 @@ class LedgerMachine(RuleBasedStateMachine):
 
     def picture(self, pair: Both, got: dict[str, Any]) -> dict[str, Any]:
         meta = {name.decode(): value for name, value in got["meta"].items()}
-        chunks = {name.decode(): chunk(name.decode(), value) for name, value in got["chunks"].items()}
+        chunks = {name.decode(): Chunk.stored(name.decode(), value) for name, value in got["chunks"].items()}
         hands = {}
         for ticket, value in got["held"].items():
             nonce, *rest = value.decode().split(" ")
@@ -617,11 +617,6 @@ class LedgerMachine(RuleBasedStateMachine):
         for slot in slots:
             while self.run(slot, 2, "d", 0, False, False).chunks:
                 pass
-
-
-def chunk(chunk_id: str, value: bytes) -> Chunk:
-    items, start, *counts = struct.unpack_from("<IIBBB", value)
-    return Chunk(chunk_id, items, start, value[11:], *counts)
 
 
 def shown_items(name: str, data: bytes) -> list[str]:

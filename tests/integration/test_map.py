@@ -16,7 +16,7 @@ import pytest
 
 from lastcall import Client, errors
 from lastcall.errors import ConfigError, NotSerializable, QueueCancelled, RemoteError, RemoteTraceback
-from lastcall.map import _Map
+from lastcall.feed import Feed
 from lastcall.state.ledger import Status
 from tests import functions
 from tests.conftest import Cluster
@@ -204,13 +204,13 @@ def test_chunks_grow_for_quick_functions_and_do_not_for_slow_ones(client: Client
 def test_the_end_of_a_known_input_is_cut_finer(client: Client, monkeypatch: pytest.MonkeyPatch) -> None:
     # Otherwise one slot would have the last big chunk to itself.
     sizes: list[int] = []
-    seal = _Map._seal
+    seal = Feed._seal
 
-    def record(self: _Map, items: list[Any]) -> None:
+    def record(self: Feed, items: list[Any]) -> None:
         sizes.append(len(items))
         seal(self, items)
 
-    monkeypatch.setattr(_Map, "_seal", record)
+    monkeypatch.setattr(Feed, "_seal", record)
     assert len(list(client.map(functions.work, [0.2] * 4_000))) == 4_000
     known, sizes = sizes, []
     assert len(list(client.map(functions.work, iter([0.2] * 4_000)))) == 4_000

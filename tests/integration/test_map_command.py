@@ -230,6 +230,54 @@ def test_an_item_that_fails_stops_it_or_is_put_aside_or_among_the_results(place:
     assert place.values() == {0: "good", 1: "bad 1", 2: "fine", 3: "bad 3"}
 
 
+def test_lines_that_cannot_be_read_are_among_the_results_in_their_order(place: Place) -> None:
+    place.write("in.jsonl", ["{" if n % 3 == 0 or 20 <= n < 50 else str(n) for n in range(100)])
+    code, out, _ = place.run("tests.functions:same", "in.jsonl", "--on-error", "yield", "-q")
+    assert code == 4
+    assert [json.loads(line)["index"] for line in out.splitlines()] == list(range(100))
+    code, out, err = place.run("tests.functions:same", "in.jsonl", "-q")
+    assert (code, out) == (3, "")
+    assert "item 0 failed: BadItem: line 1 of in.jsonl is not JSON" in err
+
+
+def test_output_that_is_the_input_is_refused_and_the_input_stays(place: Place) -> None:
+    place.write("in.txt", ["a", "b"])
+    for args in (("-o", "in.txt", "--restart"), ("-o", "out", "--errors", "./in.txt", "--restart")):
+        code, _, err = place.run("job.py:work", "in.txt", *args)
+        assert code == 1
+        assert "--input must be another file than those that are written" in err
+    with open(place.path / "in.txt") as stdin, place.start("job.py:work", "-o", "in.txt", stdin=stdin.fileno()) as it:
+        assert "--input must be another file than those that are written" in it.communicate(timeout=60)[1]
+    assert place.lines("in.txt") == ["a", "b"]
+
+
+def test_ctrl_c_before_anything_came_is_130_too_and_an_ignored_one_is_ignored(place: Place) -> None:
+    os.mkfifo(place.path / "pipe")
+    with place.start("job.py:work", "pipe", "-o", "out.jsonl") as process:
+        writer = os.open(place.path / "pipe", os.O_WRONLY)  # once it reads
+        process.send_signal(signal.SIGINT)
+        out, err = process.communicate(timeout=60)
+        os.close(writer)
+    assert (process.returncode, out) == (130, "")
+    assert err == "interrupted\n"
+
+    before = signal.signal(signal.SIGINT, signal.SIG_IGN)  # as a shell has it for what it runs in the background
+    try:
+        with place.start("job.py:work", stdin=subprocess.PIPE) as process:
+            signal.signal(signal.SIGINT, before)
+            assert process.stdin is not None
+            assert process.stdout is not None
+            process.stdin.write("a\n")
+            process.stdin.flush()
+            assert "A" in process.stdout.readline()
+            process.send_signal(signal.SIGINT)
+            out, _ = process.communicate("b\n", timeout=60)
+    finally:
+        signal.signal(signal.SIGINT, before)
+    assert process.returncode == 0
+    assert '"value": "B"' in out
+
+
 def test_what_is_no_items_fault_ends_it_whatever_is_to_become_of_errors(place: Place) -> None:
     code, out, err = place.run("job:work", "--on-error", "dead", "-o", "out.jsonl", said="a\n")
     assert (code, out) == (1, "")
@@ -274,12 +322,12 @@ def test_100_000_lines_are_read_as_they_are_worked_on(cluster: Cluster, tmp_path
 
     (tmp_path / "in.txt").write_text("line\n" * 100_000)
     items = Items([open_input(str(tmp_path / "in.txt"), None)], lambda index: False, lambda index, error: None)
-    watched = items.under_way = Watched()
+    watched = items._under_way = Watched()
     with cluster.client() as client:
         results = MapResults(
             client._open(), same, [items], ordered=True, chunksize=100, workers="cpu", max_workers=None, timeout=None,
             policy=told(retries=None, backoff_s=None, retry_on=None, timeout=None, crash_limit=None),
             goes_on=True, numbered=True,
         )  # fmt: skip
-        assert sum(items.under_way.pop(place)[0] == place for place, _ in results) == 100_000
+        assert sum(items.take(place)[0] == place for place, _ in results) == 100_000
     assert watched.most < 5_000

@@ -23,7 +23,8 @@ from lastcall.asyncresult import (
 )
 from lastcall.calls import Answer
 from lastcall.errors import NotSerializable
-from lastcall.map import Failure, NotYet
+from lastcall.feed import NotYet
+from lastcall.map import Failure
 from tests.workers import until
 
 

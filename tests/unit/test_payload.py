@@ -89,7 +89,9 @@ def test_an_entry_tells_where_its_items_were_put() -> None:
 def test_a_letter_holds_value_error_attempts_and_worker(sealer: Sealer) -> None:
     error = pack_error(ValueError("bad"), sealer.keyed)
     payload = seal_values(sealer, "job", "queue", "1-1", ["a", "b", [1]])
-    record = b"S" + write_letter(sealer, "job", "queue", "1-1#2", error, 3, "cpu@box", payload)
+    record = b"S" + write_letter(
+        sealer, "job", "queue", "1-1#2", error, 3, "cpu@box", payload, Chunk("1-1", 3, 0, payload)
+    )
     letter = read_letter(sealer, LEDGER, "1-1#2", record)
     assert (letter.item, letter.value, letter.attempts, letter.worker) == ("1-1#2", [1], 3, "cpu@box")
     assert isinstance(letter.error, ValueError)
@@ -101,7 +103,7 @@ def test_a_letter_holds_value_error_attempts_and_worker(sealer: Sealer) -> None:
 def test_a_letter_by_a_script_is_read_out_of_the_chunk_that_was_put() -> None:
     payload = seal_values(SEALER, "job", "queue", "1-1", ["a", "b", "c"])
     about = b"cpu@box\tsignal 9 (SIGKILL)"
-    record = b"L" + struct.pack("<I", len(about)) + about + struct.pack("<IIBBB", 1, 1, 2, 1, 0) + payload
+    record = b"L" + struct.pack("<I", len(about)) + about + Chunk("", 1, 1, payload, 2, 1, 0).record
     letter = read_letter(SEALER, LEDGER, "1-1#1", record)
     assert (letter.value, letter.attempts, letter.worker) == ("b", 3, "cpu@box")
     assert isinstance(letter.error, WorkerLost)
@@ -112,7 +114,7 @@ def test_a_letter_by_a_script_is_read_out_of_the_chunk_that_was_put() -> None:
 def test_a_letter_whose_value_cannot_be_rebuilt_here_tells_all_the_rest() -> None:
     payload = seal_dumped(SEALER, "job", "queue", "1-1", [SEALER.dump(Missing())])
     error = pack_error(ValueError("bad"), True)
-    record = b"S" + write_letter(SEALER, "job", "queue", "1-1#0", error, 2, "w", payload)
+    record = b"S" + write_letter(SEALER, "job", "queue", "1-1#0", error, 2, "w", payload, Chunk("1-1", 1, 0, payload))
     letter = read_letter(SEALER, LEDGER, "1-1#0", record)
     assert isinstance(letter.value, NotDeserializable)
     assert (letter.attempts, letter.worker, letter.error.args) == (2, "w", ("bad",))
@@ -120,7 +122,7 @@ def test_a_letter_whose_value_cannot_be_rebuilt_here_tells_all_the_rest() -> Non
 
 def test_a_letter_of_an_item_that_took_too_long_says_what_time_it_had() -> None:
     payload = seal_values(SEALER, "job", "queue", "1-1", ["a", "b", "c"])
-    record = b"T" + struct.pack("<I", 5) + b"\t2500" + struct.pack("<IIBBB", 1, 1, 0, 0, 2) + payload
+    record = b"T" + struct.pack("<I", 5) + b"\t2500" + Chunk("", 1, 1, payload, 0, 0, 2).record
     letter = read_letter(SEALER, LEDGER, "1-1#1", record)
     assert (letter.value, letter.attempts, letter.worker) == ("b", 2, "")
     assert isinstance(letter.error, ItemTimeout)

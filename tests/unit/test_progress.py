@@ -67,6 +67,12 @@ def test_in_a_pipe_a_line_says_everything_that_is_not_nothing() -> None:
     ]
 
 
+def test_what_is_cancelled_is_not_said_to_be_done() -> None:
+    ended = replace(BASE, state="CANCELLED", put=40, ready=0, leased=0, done=16, cancelled=24, live=0)
+    assert show([ended]) == "census/read CANCELLED: 16 of 40 done, 24 cancelled, in 2.0 s\n"
+    assert "16/40" in show([ended], terminal=True)
+
+
 def test_the_time_left_is_told_where_the_total_is_known() -> None:
     more = replace(BASE, done=36, put=60)
     assert "36 of 96 done, 20 waiting, 4 running, 1 producer, 20/s, 3.0 s left" in show(

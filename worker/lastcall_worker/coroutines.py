@@ -21,13 +21,14 @@ from typing import TYPE_CHECKING, Any, Final
 from lastcall.current import running as running_here
 from lastcall.errors import BlocksLoop, ItemTimeout, LastcallError
 from lastcall.outcome import PackedError, pack_error
-from lastcall.payload import CALL, STAR
+from lastcall.payload import CALL, STAR, Origin
 from lastcall.policy import Policy
 from lastcall.waiting import AWAY
 from lastcall_worker import limits, starters
 from lastcall_worker.loop import is_here, loop
 from lastcall_worker.monitored import Monitored
-from lastcall_worker.slot import Running, Slot, TicketOver, policy_of
+from lastcall_worker.slot import Running, Slot, policy_of
+from lastcall_worker.station import TicketOver
 
 if TYPE_CHECKING:
     from lastcall.state.ledger import Chunk, Completion, Ledger
@@ -63,11 +64,15 @@ class Item(Running):
 class Airborne:
     """A chunk whose items run."""
 
-    __slots__ = ("again", "began", "call", "chunk", "errors", "items", "left", "positions", "share_s", "values")
+    __slots__ = (
+        "again", "began", "call", "chunk", "errors", "items", "left", "origins", "positions", "share_s", "values",
+    )  # fmt: skip
 
     def __init__(
-        self, chunk: Chunk, items: list[Any], errors: dict[int, PackedError], positions: Sequence[int] | None = None
-    ) -> None:
+        self, chunk: Chunk, items: list[Any], errors: dict[int, PackedError], origins: list[Origin] | None = None,
+        positions: Sequence[int] | None = None,
+    ) -> None:  # fmt: skip
+        self.origins = origins
         self.chunk, self.items, self.errors, self.positions = chunk, items, errors, positions
         self.values: list[Any] = [None] * len(items)
         self.again: dict[int, int] = {}
@@ -114,8 +119,8 @@ class Flight:
     def start(self, chunk: Chunk) -> None:
         """Open a chunk and run its items."""
         slot, work = self._slot, self._work
-        items, errors = slot._open(work, chunk)
-        one = Airborne(chunk, items, errors)
+        items, errors = slot.open(work, chunk)
+        one = Airborne(chunk, items, errors, slot.origins)
         self._items = max(1, chunk.items)
         if slot.events is not None:
             one.call.describe(work, items)
@@ -165,9 +170,8 @@ class Flight:
         """Say what a chunk came to that has ended."""
         slot = self._slot
         self._chunks.remove(one)
-        completion = slot._pack(
-            self._work, one.chunk, one.items, one.values, one.errors, one.again, max(1, int(one.share_s * 1e6))
-        )
+        slot.origins = one.origins
+        completion = slot.pack(self._work, one.chunk, one.values, one.errors, one.again, max(1, int(one.share_s * 1e6)))
         if slot.events is not None:
             took_s = time.perf_counter() - one.began
             one.call.ended(slot.events, one.items, one.values, one.errors, one.again, took_s)
@@ -324,7 +328,7 @@ def apply(
 ) -> tuple[list[Any], dict[int, PackedError]]:
     """Run items of one chunk at the same time, and wait for them: where a slot runs a chunk in place."""
     flight = Flight(slot, work)
-    one = Airborne(running.chunk, items, {}, positions)
+    one = Airborne(running.chunk, items, {}, positions=positions)
     flight.launch(one)
     try:
         flight.wait(None)
@@ -337,7 +341,7 @@ def apply(
 
 def run(slot: Slot, work: Work) -> None:
     """Run a slot's ticket on a queue of coroutines, as Slot.run() does on others."""
-    station, ledger = slot.station, work.ledger
+    station = slot.station
     flight = Flight(slot, work)
     end = time.monotonic() + station.settings.slice_s
     completions: list[Completion] = []
@@ -349,8 +353,7 @@ def run(slot: Slot, work: Work) -> None:
                 end = time.monotonic() + station.settings.slice_s
             want = 0 if leaving else flight.room
             claim = slot._next(work, want, completions, waited, busy_s, known=len(flight))
-            if claim.downstream_tickets:
-                slot._send(work.down_celery, f"{ledger.job}/{ledger.names[1]}", claim.downstream_tickets)
+            slot.send_downstream(work, claim)
             if claim.lost or claim.ended:
                 break
             completions, busy_s, waited = [], 0.0, False
@@ -360,22 +363,20 @@ def run(slot: Slot, work: Work) -> None:
                 look_s = _LOOK_S if claim.chunks else min(2 * look_s, _SELDOM_S)
                 # Where as many came as were asked for, there may be more.
                 pause_s = look_s if flight.room and not leaving else _FULL_S
+                if claim.wait_ms:
+                    pause_s = claim.wait_ms / 1000
                 for one in flight.wait(0 if len(claim.chunks) == _MOST_CHUNKS else pause_s):
                     completions.append(flight.finish(one))
                     busy_s += one.share_s
             elif leaving:
-                if not claim.tickets or slot._send(work.celery, slot.address, claim.tickets):
+                if not claim.tickets or slot.send(work.celery, slot.address, claim.tickets):
                     break
                 slot.ticket = claim.tickets[0]
                 leaving = False
             else:
                 if slot.events is not None:
                     slot.events.flush()
-                try:
-                    waited = not station.redis.blpop([ledger.bell_key], timeout=station.settings.linger_s)
-                except AWAY:
-                    waited = False  # asked again, that bears it
-                leaving = waited
+                waited, leaving = slot.linger(work, claim)
     except TicketOver:
         pass
     finally:

@@ -14,7 +14,17 @@ if TYPE_CHECKING:
     from lastcall_worker.events import TaskEvents
     from lastcall_worker.station import Work
 
-_repr = Repr()
+
+class _Repr(Repr):
+    def repr_bytes(self, value: bytes | bytearray, level: int) -> str:
+        """Without writing out all of it, which may be millions of characters."""
+        most = self.maxother
+        return self.repr_instance(value if len(value) <= most else value[:most] + value[-most:], level)
+
+    repr_bytearray = repr_bytes
+
+
+_repr = _Repr()
 _repr.maxstring = _repr.maxother = 120
 
 

@@ -30,42 +30,56 @@ from lastcall.errors import (
     ServerReadOnly,
     ServerUnreachable,
 )
+from lastcall.flowoptions import MANY
 from lastcall.letters import write_letter
 from lastcall.outcome import PackedError, pack_error
-from lastcall.payload import CALL, STAR, Outcome, open_each, open_items, seal_outcome, seal_parts, seal_values
+from lastcall.payload import (
+    CALL,
+    STAR,
+    Origin,
+    Outcome,
+    open_each,
+    open_items,
+    open_traced,
+    seal_outcome,
+    seal_parts,
+    seal_values,
+)
 from lastcall.policy import MOST_RETRIES, Policy
 from lastcall.state.ledger import Again, Completion, Ledger, Output
 from lastcall.tickets import SLOT_TASK
 from lastcall.waiting import AWAY
-from lastcall_worker import limits, starters
+from lastcall_worker import gather, limits, outputs, starters
 from lastcall_worker.celerytask import AskedAgain, SoftItemTimeout
+from lastcall_worker.emission import Emission, many
 from lastcall_worker.loop import finish
 from lastcall_worker.monitored import Monitored
-from lastcall_worker.station import AGAIN_S, AWAY_S, Station, Work
+from lastcall_worker.notes import notes_of
+from lastcall_worker.station import AGAIN_S, AWAY_S, Station, TicketOver, Work
 from lastcall_worker.station import station as a_station
 
 if TYPE_CHECKING:
     from lastcall.settings import Settings
-    from lastcall.state.ledger import Chunk, Claim
+    from lastcall.state.ledger import Chunk, Claim, Emitted
     from lastcall_worker.events import TaskEvents
 
 _HAND_S = 0.002  # work that a slot takes in hand at once, when chunks are much shorter than that
 _MOST_CHUNKS = 16
 _LONG_S = 0.1  # where a chunk took longer, the next is shown as started before it ends
 
+_SOON_MS = 1000  # for which a slot waits itself until its queue's rate lets something through
+_BETWEEN_S = 0.005  # how long a slot lingers at most at a queue whose neighbours' tickets may wait for it
 _NO_LIMIT_S = 10 * 365 * 86_400
 
 _log = logging.getLogger(__name__)
 
 
-class TicketOver(BaseException):
-    """The worker has ended this slot's ticket, since an item was late: the rest of the chunk is others' by now."""
-
-
 class Running:
     """What `lastcall.current` tells while a chunk runs; `at` is the item's index in it."""
 
-    __slots__ = ("_values", "_work", "celery", "chunk", "job", "made", "positions", "queue", "slot", "worker")
+    __slots__ = (
+        "_values", "_work", "celery", "chunk", "emission", "job", "made", "positions", "queue", "slot", "worker",
+    )  # fmt: skip
 
     def __init__(self, slot: Slot, work: Work, chunk: Chunk) -> None:
         self.slot = slot
@@ -77,6 +91,7 @@ class Running:
         self.chunk = chunk
         self.positions: Sequence[int] | None = None  # of the items that are run, where it is not all of them
         self._values: Sequence[Any] = ()
+        self.emission: Emission | None = None  # of a generator's outputs, where they can be sent before it is done
 
     def into(self, values: Sequence[Any], positions: Sequence[int] | None) -> None:
         """What is returned comes to lie here: their number tells which item runs."""
@@ -95,20 +110,15 @@ class Running:
     def attempt(self) -> int:
         return self.chunk.tries + 1
 
+    @property
+    def settings(self) -> Settings:
+        return self.slot.station.settings
+
     def help(self, ledger: Ledger) -> bool:
-        """Run a ready chunk of another queue here and now, if this worker serves that; else the next of those that its
-        slot has in hand, which nobody else can run."""
-        station = self.slot.station
-        with (
-            a_station(station.app, station.settings, station.node) as other,
-            limits.no_alarm(),  # the time limit of who waits is not that of what it does meanwhile
-        ):
-            work = other.work(ledger.address)
-            if work is not None and work.celery in other.served():
-                helper = Slot(other, ledger.address, f"helper-{uuid.uuid4().hex}", self.slot.events, self.slot)
-                if helper.run_one(work):
-                    return True
-            return self.slot.run_next(other)
+        """Run a ready chunk of another queue here and now, if this worker serves that; else the next of the calls that
+        its slot has in hand, which nobody else can run."""
+        with limits.no_alarm():  # the time limit of who waits is not that of what it does meanwhile
+            return self.slot.help(ledger) or self.slot.run_next()
 
 
 class Slot:
@@ -125,8 +135,19 @@ class Slot:
         self.nonce = uuid.uuid4().hex
         self._last_s = float("inf")  # what the last chunk took
         self._unready: PackedError | None = None  # why this process or thread cannot run the queue's items
-        self._hand: deque[Chunk] = deque()  # what was claimed and is not begun
-        self._completed: list[Completion] = []  # what was
+        self._hand: deque[Chunk] = deque()  # calls that were claimed and are not begun
+        self._completed: list[Completion] = []  # those that were
+        self.origins: list[Origin] | None = None  # of the items of the chunk that was opened last
+        self.before: list[Completion] = []  # what was done before in the same hand, and is not sent
+
+    def help(self, ledger: Ledger, want: int = -1) -> bool:
+        """Run a ready chunk of another queue here and now, if this worker serves that. want: which, as for next()."""
+        station = self.station
+        with a_station(station.app, station.settings, station.node) as other:
+            work = other.work(ledger.address)
+            if work is None or work.celery not in other.served():
+                return False
+            return Slot(other, ledger.address, f"helper-{uuid.uuid4().hex}", self.events, self).run_one(work, want)
 
     def run(self) -> None:
         station, settings = self.station, self.station.settings
@@ -138,22 +159,20 @@ class Slot:
 
             coroutines.run(self, work)
             return
-        ledger = work.ledger
         end = time.monotonic() + settings.slice_s
         completions: list[Completion] = []
         busy_s, want, waited, leaving = 0.0, 1, False, False
         while True:
             leaving = leaving or time.monotonic() >= end
             claim = self._next(work, 0 if leaving else want, completions, waited, busy_s)
-            if claim.downstream_tickets:
-                self._send(work.down_celery, f"{ledger.job}/{ledger.names[1]}", claim.downstream_tickets)
+            self.send_downstream(work, claim)
             if claim.lost or claim.ended:
                 break
             completions, busy_s, waited = [], 0.0, False
             if claim.chunks:
                 began = time.perf_counter()
                 try:
-                    completions = self._complete_all(work, claim.chunks)
+                    completions = self._complete_all(work, claim)
                 except TicketOver:
                     break
                 busy_s = time.perf_counter() - began
@@ -162,7 +181,7 @@ class Slot:
                 if work.policy.timeout_s:
                     want = 1  # so that what is done does not wait beside an item that is late
             elif leaving:
-                if not claim.tickets or self._send(work.celery, self.address, claim.tickets):
+                if not claim.tickets or self.send(work.celery, self.address, claim.tickets):
                     break
                 # The ticket that would go to the back of the line cannot: it is run here, so that the work goes on.
                 self.ticket = claim.tickets[0]
@@ -170,13 +189,20 @@ class Slot:
             else:
                 if self.events is not None:
                     self.events.flush()
-                try:
-                    waited = not station.redis.blpop([ledger.bell_key], timeout=settings.linger_s)
-                except AWAY:
-                    waited = False  # asked again, that bears it
-                leaving = waited
+                waited, leaving = self.linger(work, claim)
         if self.events is not None:
             self.events.flush()
+
+    def linger(self, work: Work, claim: Claim) -> tuple[bool, bool]:
+        """Wait at the bell of a queue that had nothing. Gives whether it did not ring, and whether to leave then."""
+        soon = 0 < claim.wait_ms <= _SOON_MS
+        linger_s = self.station.settings.linger_s
+        pause_s = claim.wait_ms / 1000 if soon else min(linger_s, _BETWEEN_S) if work.between else linger_s
+        try:
+            waited = not self.station.redis.blpop([work.ledger.bell_key], timeout=pause_s)
+        except AWAY:
+            waited = False  # asked again, that bears it
+        return waited, waited and not soon
 
     def _next(
         self, work: Work, want: int, completions: list[Completion], waited: bool, busy_s: float, known: int = 0
@@ -200,7 +226,37 @@ class Slot:
                 _log.debug("queue %s: ticket %s waits for the server: %s", self.address, self.ticket, error)
                 time.sleep(AGAIN_S)
 
-    def _send(self, celery_queue: str, address: str, tickets: Sequence[str]) -> bool:
+    def send_downstream(self, work: Work, claim: Claim | Emitted) -> None:
+        """Send the tickets that queues downstream lack now."""
+        ledger = work.ledger
+        if claim.downstream_tickets:
+            self.send(work.down_celery, f"{ledger.job}/{ledger.names[1]}", claim.downstream_tickets)
+        for name, tickets in claim.further:
+            further = ledger.other(name)
+            self.send(further.celery_queue(), further.address, tickets)
+
+    def running(self, work: Work, chunk: Chunk) -> Running:
+        """What `current` tells while that chunk runs."""
+        return Running(self, work, chunk)
+
+    def _complete_all(self, work: Work, claim: Claim) -> list[Completion]:
+        """Run what was claimed and say what it came to."""
+        if work.gather:
+            return gather.complete(self, work, claim)
+        if work.style == CALL:
+            self._hand, self._completed = deque(claim.chunks), []
+            while self._hand:
+                self._completed.append(self._complete(work, self._hand.popleft()))
+            return self._completed
+        completions: list[Completion] = []
+        for chunk in claim.chunks:
+            self.before = completions
+            completions.append(self._complete(work, chunk))
+            if self.before is not completions:  # an item's outputs were emitted, and so all else is settled
+                return completions[-1:]
+        return completions
+
+    def send(self, celery_queue: str, address: str, tickets: Sequence[str]) -> bool:
         """Send tickets; False if that is not possible now. The reaper replaces those that nobody runs."""
         try:
             self.station.tickets.send(celery_queue, address, tickets)
@@ -209,9 +265,9 @@ class Slot:
             return False
         return True
 
-    def run_one(self, work: Work) -> bool:
+    def run_one(self, work: Work, want: int = -1) -> bool:
         """Run one ready chunk with a ticket of its own, beside those that the queue has given out. Whether there was
-        one."""
+        one. want: which, as Ledger.next() has it."""
         station, ledger = self.station, work.ledger
         status = ledger.status()
         if not status.chunks_ready or (work.max_workers and status.started >= work.max_workers):
@@ -222,8 +278,8 @@ class Slot:
         heart.hold_ticket(ledger, self.ticket, _nothing)
         try:
             # The newest: what is waited for was put last, and what is older may wait for it.
-            claim = self._next(work, -1, [], False, 0.0)
-            completions = self._complete_all(work, claim.chunks)
+            claim = self._next(work, want, [], False, 0.0)
+            completions = self._complete_all(work, claim) if claim.chunks else []
             left = self._next(work, 0, completions, False, 0.0)
         except TicketOver:
             return True
@@ -236,28 +292,23 @@ class Slot:
             raise
         finally:
             heart.drop_ticket(ledger, self.ticket)
-        if left.downstream_tickets:
-            self._send(work.down_celery, f"{ledger.job}/{ledger.names[1]}", left.downstream_tickets)
-        self._send(work.celery, self.address, left.tickets)
+        self.send_downstream(work, left)
+        self.send(work.celery, self.address, left.tickets)
         return bool(claim.chunks)
 
-    def run_next(self, other: Station) -> bool:
-        """Run the next chunk in the hand, else in that of a slot beneath, all of which wait. Whether there is one."""
+    def run_next(self) -> bool:
+        """Run the next call in the hand, else in that of a slot beneath, all of which wait. Whether there is one."""
         if not self._hand:
-            return self._beneath is not None and self._beneath.run_next(other)
-        work = other.work(self.address)
-        if work is None:
-            return False
-        beside = Slot(other, self.address, self.ticket, self.events, self._beneath)
-        beside._hand, beside._completed = self._hand, self._completed  # it may wait, too
-        beside._completed.append(beside._complete(work, beside._hand.popleft()))
-        return True
-
-    def _complete_all(self, work: Work, chunks: Sequence[Chunk]) -> list[Completion]:
-        self._hand, self._completed = deque(chunks), []
-        while self._hand:
-            self._completed.append(self._complete(work, self._hand.popleft()))
-        return self._completed
+            return self._beneath is not None and self._beneath.run_next()
+        station = self.station
+        with a_station(station.app, station.settings, station.node) as other:
+            work = other.work(self.address)
+            if work is None:
+                return False
+            beside = Slot(other, self.address, self.ticket, self.events, self._beneath)
+            beside._hand, beside._completed = self._hand, self._completed  # it may wait, too
+            beside._completed.append(beside._complete(work, beside._hand.popleft()))
+            return True
 
     def _complete(self, work: Work, chunk: Chunk) -> Completion:
         """Run a chunk's items and say what it came to."""
@@ -265,7 +316,7 @@ class Slot:
             self._unready = starters.ready(work.starter, self.station.node, self.station.sealer)
         call = Monitored(time.time())
         began = time.perf_counter()
-        items, errors = self._open(work, chunk)
+        items, errors = self.open(work, chunk)
         again: dict[int, int] = {}
         running = Running(self, work, chunk)
         if self.events is not None:
@@ -277,21 +328,27 @@ class Slot:
         else:
             values, errors = self._apply(work, running, items, again)
         self._last_s = time.perf_counter() - began
-        completion = self._pack(work, chunk, items, values, errors, again, int(self._last_s * 1e6))
+        if running.emission is not None:
+            chunk, items, values, errors, again = running.emission.left(items, values, errors, again)
+        completion = self.pack(work, chunk, values, errors, again, int(self._last_s * 1e6))
         if self.events is not None:
             call.ended(self.events, items, values, errors, again, self._last_s)
         return completion
 
-    def _open(self, work: Work, chunk: Chunk) -> tuple[list[Any], dict[int, PackedError]]:
+    def open(self, work: Work, chunk: Chunk) -> tuple[list[Any], dict[int, PackedError]]:
         """A chunk's items; where one cannot be opened, None and why."""
         station, ledger = self.station, work.ledger
         where = (station.sealer, ledger.job, ledger.name, chunk)
+        self.origins = None
         try:
             try:
-                return open_items(*where), {}
+                if work.flow:
+                    items, failed, self.origins = open_traced(*where)
+                else:
+                    return open_items(*where), {}
             except NotDeserializable:
                 items, failed = open_each(*where)
-                return items, {at: pack_error(error, station.sealer.keyed) for at, error in failed.items()}
+            return items, {at: pack_error(error, station.sealer.keyed) for at, error in failed.items()}
         except (BadEnvelope, NotDeserializable) as error:
             if isinstance(error, BadEnvelope):
                 station.refused()
@@ -339,6 +396,11 @@ class Slot:
             def function(item: Any) -> Any:
                 return plain(*item)
 
+        elif work.style == MANY:
+            running.emission = (
+                Emission(self, work, running, values, errors, again, items) if positions is None else None
+            )
+            function = many(work, running, function)
         if work.policy.timeout_s or work.style == CALL:
             function = self._limited(work, running, function)
         running.into(values, positions)
@@ -386,6 +448,8 @@ class Slot:
             written = table.write(row, self.address, self.ticket, chunk.id, at, delay_ms, policy.timeout_s)
             if not written:
                 _log.warning("queue %s: nobody looks at the timeout of item %s", work.ledger.shown, running.item)
+            if running.emission is not None:
+                running.emission.limit(delay_ms, policy.timeout_s if written else 0.0)
             try:
                 with limits.alarm(policy.timeout_s, lambda: error):
                     return function(item)
@@ -400,14 +464,30 @@ class Slot:
         result = self.station.load(wire)(*args, **kwargs)
         return finish(result) if inspect.iscoroutine(result) else result
 
+    def pack(
+        self, work: Work, chunk: Chunk, values: list[Any], errors: dict[int, PackedError], again: dict[int, int],
+        busy_us: int,
+    ) -> Completion:  # fmt: skip
+        """What a chunk came to, out of values, and errors and delays before another attempt by index."""
+        if work.flow:
+            completion = outputs.pack(self, work, chunk, values, errors, again, busy_us)
+        else:
+            completion = self._pack(work, chunk, values, errors, again, busy_us)
+        if work.record:
+            made = sum(len(parts) for parts in values if parts) if work.style == MANY else len(values) - len(errors)
+            alone = self._alone(work, chunk, list(errors)) if errors else {}
+            origins = outputs.origins_of(self, chunk, range(chunk.items))
+            completion.notes = notes_of(self, work, chunk, origins, made, errors, again, alone, busy_us)
+        return completion
+
     def _pack(
-        self, work: Work, chunk: Chunk, items: list[Any], values: list[Any],
-        errors: dict[int, PackedError], again: dict[int, int], busy_us: int,
+        self, work: Work, chunk: Chunk, values: list[Any], errors: dict[int, PackedError], again: dict[int, int],
+        busy_us: int,
     ) -> Completion:  # fmt: skip
         station, ledger = self.station, work.ledger
         sealer = station.sealer
         last = len(ledger.names) == 1
-        outputs: list[Output] = []
+        sent: list[Output] = []
         outcome = b""
         while True:
             try:
@@ -417,23 +497,32 @@ class Slot:
                     outcome = seal_outcome(sealer, ledger.job, ledger.name, chunk.id, packed)
                 elif not last:
                     passed = [v for at, v in enumerate(values) if at not in errors]
-                    outputs = self._outputs(work, chunk, passed)
+                    sent = self._outputs(work, chunk, passed)
                 break
             except NotSerializable:
-                self._find_unserializable(chunk, values, errors)
+                self.find_unserializable(chunk, values, errors)
+        letters, retried = self.given_up(work, chunk, errors, again)
+        done = len(values) - len(letters) - len(retried)
+        return Completion(chunk.id, done, len(letters), outcome, sent, retried, letters)
+
+    def given_up(
+        self, work: Work, chunk: Chunk, errors: dict[int, PackedError], again: dict[int, int]
+    ) -> tuple[list[tuple[str, bytes]], list[Again]]:
+        """Letters of a chunk's items that are given up, where the queue has letters, and what is to be tried again."""
+        station, ledger = self.station, work.ledger
         dead = [at for at in errors if at not in again] if work.on_error == "dead" else []
         alone = self._alone(work, chunk, [*dead, *again]) if dead or again else {}
         letters = []
         for at in dead:
             item = f"{chunk.root}#{chunk.start + at}"
             about = (errors[at], chunk.tries + 1, station.node)
-            letters.append((item, write_letter(sealer, ledger.job, ledger.name, item, *about, alone[at])))
+            letter = write_letter(station.sealer, ledger.job, ledger.name, item, *about, alone[at], chunk)
+            letters.append((item, letter))
         retried = [
             Again(chunk.start + at, chunk.raises + 1, delay_ms, alone[at], chunk.crashes, chunk.losses)
             for at, delay_ms in again.items()
         ]
-        done = len(values) - len(dead) - len(retried)
-        return Completion(chunk.id, done, len(dead), outcome, outputs, retried, letters)
+        return letters, retried
 
     def _alone(self, work: Work, chunk: Chunk, positions: Sequence[int]) -> dict[int, bytes]:
         """Payloads with one item each, as it was put; the whole chunk's, where it is not genuine."""
@@ -455,7 +544,7 @@ class Slot:
         payload = seal_values(self.station.sealer, ledger.job, ledger.names[1], out, values)
         return [Output(out, len(values), payload)]
 
-    def _find_unserializable(self, chunk: Chunk, values: list[Any], errors: dict[int, PackedError]) -> None:
+    def find_unserializable(self, chunk: Chunk, values: list[Any], errors: dict[int, PackedError]) -> None:
         found = False
         for at, value in enumerate(values):
             if at in errors:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import time
+from collections import OrderedDict
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
@@ -18,6 +19,7 @@ from lastcall.connect import connect
 from lastcall.coroutine import CONCURRENCY, is_async
 from lastcall.envelope import Sealer
 from lastcall.errors import AsideLost, BadEnvelope, LastcallError, UnknownJob
+from lastcall.flowoptions import BATCH, MANY
 from lastcall.outcome import PackedError, pack_error
 from lastcall.parcel import Part, fetching
 from lastcall.payload import CALL, STARTED
@@ -38,6 +40,12 @@ if TYPE_CHECKING:
 
 AWAY_S: Final = 60.0  # how long a slot bears that the server is away
 AGAIN_S: Final = 0.2
+_MOST_KEPT: Final = 1000  # functions
+_LARGE_BYTES: Final = 256 * 1024
+
+
+class TicketOver(BaseException):
+    """The worker has ended a slot's ticket, since an item was late: the rest of the chunk is others' by now."""
 
 
 @dataclass(slots=True)
@@ -59,6 +67,12 @@ class Work:
     max_workers: int
     starter: Starter | None  # what a process or thread does before its first item
     concurrency: int  # of coroutines, in a slot; 0 where the function is none
+    size: int  # bytes that the function came in
+    flow: bool = False  # whether it is a flow's, which these are for
+    gather: str = ""
+    fold: Callable[[Any, Any], Any] | None = None
+    record: str = ""  # what is written into the job's history
+    between: bool = False  # stages of one flow: those before or behind it may have need of this slot
 
 
 class Station:
@@ -79,7 +93,9 @@ class Station:
         self.tickets = TicketSender(broker)
         self.lease_ms = settings.ticket_lease_ms
         self.row = limits.take_row()  # in the table of time limits
-        self._works: dict[str, Work] = {}
+        self._works: OrderedDict[str, Work] = OrderedDict()  # the one that was needed last is the last
+        self._works_size = 0
+        self._fetched = 0  # bytes
         self._functions: dict[Any, Callable[..., Any]] = {}
 
     def work(self, address: str) -> Work | None:
@@ -94,14 +110,22 @@ class Station:
         made = (meta["created"], meta["epoch"], meta["function"])
         known = self._works.get(address)
         if known is not None and known.made == made and known.error is None:
+            self._works.move_to_end(address)
             return known
-        function, error, starter = None, None, None
+        function, error, starter, fold = None, None, None, None
+        gather = meta.get("gather", b"").decode()
+        fetched = self._fetched
         name, style = meta["identity"].decode(), meta["style"].decode()
         try:
-            if style != CALL or name.endswith(STARTED):
+            if gather.startswith(BATCH):
+                name = BATCH  # which has none
+            elif style != CALL or name.endswith(STARTED):
                 wire = self.sealer.open(meta["function"], ledger.job, ledger.name, "function")
                 if name.endswith(STARTED):
                     *wire, starter = wire
+                if style == MANY:
+                    *wire, folds = wire
+                    fold = functions.load(folds, self.node, self.sealer.keyed) if folds is not None else None
                 if style != CALL:  # each call brings its own
                     function = self._load(wire)
                 name = wire[1]
@@ -118,19 +142,32 @@ class Station:
             meta["results"].decode(), meta["on_error"].decode(),
             meta.get("down_index", b"").decode(), meta.get("down_celery", b"").decode(), policy,
             int(meta["max_workers"]), starter, concurrency,
+            len(meta["function"]) + self._fetched - fetched, "flow" in meta, gather, fold,
+            meta.get("record", b"").decode(),
+            between="flow" in meta and (len(ledger.names) > 1 or int(meta["stages"]) > 0),
         )  # fmt: skip
-        if len(self._works) > 1000:
-            self._works.clear()
-        self._works[address] = work
+        self._keep(address, work)
         return work
+
+    def _keep(self, address: str, work: Work) -> None:
+        """Remember it, and forget others where their functions, with all that these hold, are too much."""
+        before = self._works.pop(address, None)
+        self._works_size += work.size - (before.size if before is not None else 0)
+        self._works[address] = work
+        most = self.settings.aside_cache_bytes
+        while len(self._works) > 1 and (self._works_size > most or len(self._works) > _MOST_KEPT):
+            _, gone = self._works.popitem(last=False)
+            self._works_size -= gone.size
 
     def load(self, wire: Sequence[Any]) -> Callable[..., Any]:
         """A call's function. Raises FunctionNotImportable, FunctionNotAllowed."""
+        if len(wire[2]) > _LARGE_BYTES:  # it holds much: to be let go of, and no other call's to write into
+            return self._load(wire)
         key = tuple(wire)
         function = self._functions.get(key)
         if function is None:
             function = self._load(wire)
-            if len(self._functions) > 1000:
+            if len(self._functions) > _MOST_KEPT:
                 self._functions.clear()
             self._functions[key] = function
         return function
@@ -140,6 +177,7 @@ class Station:
 
         Raises AsideLost, BadEnvelope.
         """
+        self._fetched += part.size
         return STORE.get(part.digest, self.settings.aside_cache_bytes, lambda: self._ask_for(job, part))
 
     def _ask_for(self, job: str, part: Part) -> bytes:

@@ -12,7 +12,8 @@ from typing import TYPE_CHECKING, Any
 from lastcall.aio.helping import Waiting
 from lastcall.aio.results import FedReader
 from lastcall.errors import ConfigError, QueueCancelled, WaitTimeout
-from lastcall.map import NotYet, _Map
+from lastcall.feed import NotYet
+from lastcall.map import _Map
 from lastcall.waiting import Deadline, raise_for, status_of
 
 if TYPE_CHECKING:
@@ -55,7 +56,7 @@ class _Steps(_Map):
 
     def expect(self, items: int | None) -> None:
         """The input's length, if it is known."""
-        self._remaining = items
+        self._sizes.remaining = items
 
     def step(self, reply: list[Any]) -> tuple[list[Any], bool, BaseException | None]:
         """Put what is needed, take in what was read. Gives values, whether all is handed out, and what is to be raised
@@ -70,11 +71,11 @@ class _Steps(_Map):
                 self.fed_reader.ack(sum(entry.outcome.settled for entry in entries))
                 self.filled = self._fill()
             values.extend(self._ready())
-            over = self._exhausted and not self._under_way and not self._parts
-            if over and self._ended_without:
+            over = self._feed.exhausted and not self._under_way and not self._parts
+            if over and self._feed.ended_without:
                 raise_for(status_of(self._connection, self._ledger))
-            if over and self._input_error is not None:
-                raise self._input_error
+            if over and self._feed.error is not None:
+                raise self._feed.error
             if not over and not entries and self.fed_reader.ended:
                 raise_for(status_of(self._connection, self._ledger))
                 raise QueueCancelled(self._ledger.shown)
@@ -92,11 +93,11 @@ class _Steps(_Map):
     @property
     def wanted(self) -> int:
         """Items that are to be read ahead."""
-        return max(_AHEAD, 2 * self._size)
+        return max(_AHEAD, 2 * self._sizes.size)
 
     @property
     def starved(self) -> bool:
-        return self._starved
+        return self._feed.starved
 
 
 class AsyncMapResults(AsyncIterator[Any]):

@@ -118,7 +118,7 @@ class _Carried(Producer[T]):
 
     def give_back(self, lost: bool) -> None:
         """In a thread."""
-        self._give_back(lost=lost)
+        self._give_back(lost=lost, patient=not lost)
 
     def _wake(self) -> None:
         if self.task is None:

@@ -105,7 +105,7 @@ def command(
     journal = Journal(output, errors)
     if (restart or retry_errors) and not journal.resumable:
         raise click.UsageError("--restart and --retry-errors are for an --output that is a file")
-    own = [path for path in (output, errors, journal.head) if path]
+    own = [output, journal.head, *([errors] if errors else [])]
     sources = [open_input(name, as_json, own) for name in (*inputs, *more) or ("-",)]
     journal.begin(function, sources, restart=restart, retry_errors=retry_errors)
     run = Run(journal, values=values, with_input=with_input, on_error=on_error)
@@ -119,7 +119,7 @@ def command(
 
     def work() -> None:
         with Client(slots=slots) as client:
-            items = Items(sources, journal.is_done, run.refused)
+            items = Items(sources, journal.is_done, run.refused, in_order=ordered and on_error != "stop")
             results = MapResults(
                 client._open(), call, [items], ordered=ordered, chunksize=chunksize, workers=workers,
                 max_workers=max_workers, timeout=None, goes_on=True, numbered=True,
@@ -155,7 +155,7 @@ class Run:
     def write(self, results: MapResults, items: Items) -> None:
         """All of them. Raises Stopped; what a map raises; FunctionNotImportable, FunctionNotAllowed."""
         for place, value in results:
-            index, item = items.under_way.pop(place)
+            index, item = items.take(place)
             if type(value) is Failure:
                 if isinstance(value.error, FunctionNotImportable | FunctionNotAllowed):
                     raise value.error  # it is no item's fault
@@ -167,6 +167,7 @@ class Run:
                 self._failed(index, error, item)
             else:
                 self._journal.write(index, line)
+        items.tell_refused()
 
     def refused(self, index: int, error: BadItem) -> None:
         """An item that cannot be read has failed."""
@@ -208,7 +209,9 @@ def _signals() -> Iterator[None]:
             signal.signal(one, signal.SIG_DFL)
         raise Told(number)
 
-    before = {number: signal.signal(number, tell) for number in (signal.SIGINT, signal.SIGTERM)}
+    # What a shell has it ignore, as nohup or `&` in a script do, stays ignored.
+    heeded = [one for one in (signal.SIGINT, signal.SIGTERM) if signal.getsignal(one) is not signal.SIG_IGN]
+    before = {number: signal.signal(number, tell) for number in heeded}
     try:
         yield
     finally:

@@ -7,21 +7,25 @@ from __future__ import annotations
 
 import glob
 import hashlib
+import io
 import json
 import os
 import select
 import stat
 import sys
+import time
+from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any, BinaryIO, Final
 
 from lastcall.errors import ConfigError
-from lastcall.map import NotYet
+from lastcall.feed import NotYet
 
 _JSON = (".jsonl", ".ndjson")
 _WHOLE_BYTES: Final = 16 << 20  # up to here a file is known by what is in it, beyond by its size and time
 _PIPE_S: Final = 0.01  # to wait for a pipe before results are looked at
 _READ_BYTES: Final = 1 << 16
+_BAD_AHEAD: Final = 1000  # refused items that wait for results before them
 
 
 class BadItem(ValueError):
@@ -60,6 +64,8 @@ class Paths(Input):
             for path in glob.iglob(pattern, recursive=True)
             if os.path.isfile(path) and os.path.abspath(path) not in apart
         )
+        if not self._paths:
+            raise ConfigError("--input", "a file, - or a glob of some", repr(pattern), "no file is called that")
         self.count = len(self._paths)
 
     def identity(self) -> dict[str, Any]:
@@ -89,9 +95,9 @@ class Lines(Input):
 
     def _item(self, line: bytes, number: int) -> Any:
         try:
-            text = line.removesuffix(b"\n").removesuffix(b"\r").decode()
+            text = line.removesuffix(b"\n").removesuffix(b"\r").decode("utf-8-sig" if number == 1 else "utf-8")
             return json.loads(text) if self._as_json else text
-        except ValueError as error:
+        except (ValueError, RecursionError) as error:
             what = "UTF-8" if isinstance(error, UnicodeDecodeError) else "JSON"
             raise BadItem(f"line {number} of {self.name} is not {what}: {error}") from None
 
@@ -118,8 +124,11 @@ class File(Lines):
         return all(self._identity[key] == before.get(key) for key in ("json", "size", known))
 
     def _lines(self) -> Iterator[bytes]:
-        with open(self.name, "rb") as file:
-            yield from file
+        try:
+            with open(self.name, "rb") as file:
+                yield from file
+        except OSError as error:
+            raise _unreadable(self.name, error) from None
 
 
 class Pipe(Lines):
@@ -127,14 +136,17 @@ class Pipe(Lines):
 
     def __init__(self, name: str, as_json: bool) -> None:
         super().__init__(name, as_json)
+        if name == "-" and sys.stdin is None:
+            raise ConfigError("--input", "a file, or a stdin that is open", "a closed stdin")
         self._file: BinaryIO = sys.stdin.buffer if name == "-" else open(name, "rb")  # noqa: SIM115  # until the end
-        self._buffer = b""
+        self._lines_read: deque[bytes] = deque()
+        self._torn: list[bytes] = []  # pieces of the line whose end is yet to come
         self._ended = False
 
     def identity(self) -> dict[str, Any]:
-        while not self._ended and b"\n" not in self._buffer:
+        while not self._ended and not self._lines_read:
             self._read(None)
-        first = self._buffer.partition(b"\n")[0]
+        first = self._lines_read[0].removesuffix(b"\n") if self._lines_read else b""
         return {"json": self._as_json, "first line": hashlib.blake2b(first, digest_size=16).hexdigest()}
 
     def items(self) -> Iterator[Any]:
@@ -143,20 +155,28 @@ class Pipe(Lines):
 
     def line(self) -> bytes | None:
         """The next line; None at the end. Raises NotYet."""
-        while b"\n" not in self._buffer and not self._ended:
+        while not self._lines_read and not self._ended:
             self._read(_PIPE_S)
-        line, end, rest = self._buffer.partition(b"\n")
-        self._buffer = rest
-        return line + end or None
+        return self._lines_read.popleft() if self._lines_read else None
 
     def _read(self, wait_s: float | None) -> None:
         if not select.select([self._file], [], [], wait_s)[0]:
             raise NotYet
         data = os.read(self._file.fileno(), _READ_BYTES)
-        self._buffer += data
+        for piece in io.BytesIO(data):  # lines, the last one perhaps without its end
+            self._torn.append(piece)
+            if piece.endswith(b"\n"):
+                self._end_line()
         if not data:
             self._ended = True
-            self._file.close()
+            if self.name != "-":
+                self._file.close()
+            if self._torn:
+                self._end_line()
+
+    def _end_line(self) -> None:
+        self._lines_read.append(b"".join(self._torn))
+        self._torn.clear()
 
 
 class _PipeItems(Iterator[Any]):
@@ -175,9 +195,11 @@ class _PipeItems(Iterator[Any]):
 def open_input(name: str, as_json: bool | None, without: Sequence[str] = ()) -> Input:
     """The input of that name: "-", a file, a pipe, or a glob.
 
-    as_json: whether lines are JSON; None: those of *.jsonl and *.ndjson are. without: paths that a glob leaves out.
-    Raises ConfigError.
+    as_json: whether lines are JSON; None: those of *.jsonl and *.ndjson are. without: paths that are written ("-":
+    stdout), which a glob leaves out and which cannot be inputs. Raises ConfigError.
     """
+    if any(_same_file(name, path) for path in without):
+        raise ConfigError("--input", "another file than those that are written", repr(name), "name another --output")
     lines_are_json = name.endswith(_JSON) if as_json is None else as_json
     if name == "-":
         return Pipe(name, lines_are_json)
@@ -192,20 +214,38 @@ def open_input(name: str, as_json: bool | None, without: Sequence[str] = ()) -> 
     try:
         return File(name, lines_are_json) if stat.S_ISREG(mode) else Pipe(name, lines_are_json)
     except OSError as error:
-        raise ConfigError("--input", "a file that can be read", repr(name), error.strerror or str(error)) from None
+        raise _unreadable(name, error) from None
+
+
+def _unreadable(name: str, error: OSError) -> ConfigError:
+    return ConfigError("--input", "a file that can be read", repr(name), error.strerror or str(error))
+
+
+def _same_file(name: str, written: str) -> bool:
+    """Whether that input is that output, and a file: one that is read while it is written has no end."""
+    try:
+        read = os.fstat(0) if name == "-" else os.stat(name)
+        return stat.S_ISREG(read.st_mode) and os.path.samestat(
+            read, os.fstat(1) if written == "-" else os.stat(written)
+        )
+    except OSError:  # one of them is not there
+        return False
 
 
 class Items(Iterator[Any]):
     """The items of all inputs that are not done, one after the other.
 
-    is_done: by index. refused: told of an item that cannot be read: index, why.
-    under_way: place among the items that were given -> index and item; whoever has the item's result takes it out.
+    is_done: by index. refused: told of an item that cannot be read: index, why. in_order: is told of it when the items
+    before it are no longer under way, else at once.
     """
 
     def __init__(
-        self, inputs: Sequence[Input], is_done: Callable[[int], bool], refused: Callable[[int, BadItem], None]
-    ) -> None:
-        self.under_way: dict[int, tuple[int, Any]] = {}
+        self, inputs: Sequence[Input], is_done: Callable[[int], bool], refused: Callable[[int, BadItem], None],
+        *, in_order: bool = False,
+    ) -> None:  # fmt: skip
+        self._under_way: dict[int, tuple[int, Any]] = {}  # place among those that were given -> index, item
+        self._bad: deque[tuple[int, BadItem]] = deque()  # what `refused` is to be told
+        self._in_order = in_order
         self._coming = iter([source.items() for source in inputs])
         self._items: Iterator[Any] = iter(())
         self._is_done, self._refused = is_done, refused
@@ -213,6 +253,11 @@ class Items(Iterator[Any]):
 
     def __next__(self) -> Any:
         while True:
+            if self._bad and (not self._in_order or not self._under_way):
+                self.tell_refused()
+            if len(self._bad) >= _BAD_AHEAD:
+                time.sleep(_PIPE_S)
+                raise NotYet
             read = next(self._items, None)
             if read is None:
                 self._items = next(self._coming)  # StopIteration after the last one
@@ -224,8 +269,20 @@ class Items(Iterator[Any]):
             try:
                 item = read()
             except BadItem as error:
-                self._refused(index, error)
+                self._bad.append((index, error))
                 continue
-            self.under_way[self._given] = index, item
+            self._under_way[self._given] = index, item
             self._given += 1
             return item
+
+    def take(self, place: int) -> tuple[int, Any]:
+        """The index and the item that was given as the place-th, from 0, and has its result now."""
+        index, item = self._under_way.pop(place)
+        if self._in_order:
+            self.tell_refused(index)
+        return index, item
+
+    def tell_refused(self, before: int | None = None) -> None:
+        """Tell of the items that were refused, all or those before an index."""
+        while self._bad and (before is None or self._bad[0][0] < before):
+            self._refused(*self._bad.popleft())

@@ -11,6 +11,7 @@ import fcntl
 import json
 import os
 import re
+import shutil
 import stat
 import sys
 from collections.abc import Iterator, Sequence
@@ -38,24 +39,24 @@ class Journal:
         self.resumable = False
         self._bits = bytearray()  # one an item
         self._errors_fd: int | None = None
-        try:
-            self._fd = (
-                sys.stdout.fileno() if path == "-" else os.open(path, os.O_RDWR | os.O_CREAT | os.O_APPEND, 0o666)
-            )
-        except OSError as error:
-            raise ConfigError("--output", "a file that can be written", repr(path), error.strerror or "") from error
-        if path != "-" and stat.S_ISREG(os.fstat(self._fd).st_mode):
+        if path == "-" and sys.stdout is None:
+            raise ConfigError("--output", "a file, or a stdout that is open", "a closed stdout")
+        self._fd = sys.stdout.fileno() if path == "-" else _open("--output", path)
+        if path != "-" and _is_file(self._fd):
             self.resumable = True
             try:
                 fcntl.flock(self._fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
                 alone = os.fstat(self._fd).st_ino == os.stat(path).st_ino  # it was not replaced meanwhile
-            except OSError:
+            except (BlockingIOError, FileNotFoundError):
                 alone = False
             if not alone:
                 os.close(self._fd)
                 raise ConfigError(
                     "--output", "a file that nobody else writes", repr(path), "another `lastcall map` is at work on it"
                 )
+            if errors is not None and os.path.exists(errors) and os.path.samefile(path, errors):
+                os.close(self._fd)
+                raise ConfigError("--errors", "another file than --output", repr(errors))
 
     @property
     def head(self) -> str:
@@ -73,6 +74,14 @@ class Journal:
         """
         if not self.resumable:
             return
+        try:
+            self._begin(function, inputs, restart=restart, retry_errors=retry_errors)
+        except OSError as error:
+            raise ConfigError(
+                "--output", "a file that can be read and written, as those beside it", repr(self.path), str(error)
+            ) from error
+
+    def _begin(self, function: str, inputs: Sequence[Input], *, restart: bool, retry_errors: bool) -> None:
         if restart:
             os.ftruncate(self._fd, 0)
             self._remove_errors()
@@ -86,7 +95,7 @@ class Journal:
             self._drop_error_lines()
         with open(self.path, "rb") as lines:
             self._read(lines, self.path)
-        if self.errors is not None and os.path.exists(self.errors):
+        if self.errors is not None and os.path.isfile(self.errors):
             self._open_errors()
             with open(self.errors, "rb") as lines:
                 self._read(lines, self.errors)
@@ -107,7 +116,11 @@ class Journal:
                 raise  # whoever read it has had enough
             except OSError as error:  # the disk is full, say: what is in the file stays good
                 path = self.errors if aside else self.path
-                raise ConfigError("--output", "a file that can be written", repr(path), error.strerror or "") from error
+                again = ": the same command goes on from what is in it" if self.resumable else ""
+                raise ConfigError(
+                    "--errors" if aside else "--output", "a file that can be written", repr(path),
+                    f"{error.strerror}{again}",
+                ) from error  # fmt: skip
         self._mark(index, failed)
 
     def passed(self, index: int) -> None:
@@ -118,7 +131,8 @@ class Journal:
         """Have it on the disk."""
         for fd in (self._fd, self._errors_fd):
             if fd is not None and self.resumable:
-                os.fsync(fd)
+                if _is_file(fd):
+                    os.fsync(fd)
                 os.close(fd)
 
     def _mark(self, index: int, failed: bool) -> None:
@@ -137,7 +151,7 @@ class Journal:
             with open(self.head, encoding="utf-8") as file:
                 before: dict[str, Any] = json.load(file)
         except FileNotFoundError:
-            if os.fstat(self._fd).st_size or (self.errors is not None and os.path.exists(self.errors)):
+            if os.fstat(self._fd).st_size or (self.errors is not None and os.path.isfile(self.errors)):
                 raise ConfigError(
                     "--output", "a new file, or one that lastcall map has written", repr(self.path),
                     f"there is no {self.head} that tells what is in it (or in {self.errors}); {restart}",
@@ -196,15 +210,14 @@ class Journal:
     def _open_errors(self) -> int:
         if self._errors_fd is None:
             assert self.errors is not None
-            self._errors_fd = os.open(self.errors, os.O_RDWR | os.O_CREAT | os.O_APPEND, 0o666)
-            if self.resumable:
+            self._errors_fd = _open("--errors", self.errors)
+            if self.resumable and _is_file(self._errors_fd):
                 self._cut(self._errors_fd, self.errors)
         return self._errors_fd
 
     def _remove_errors(self) -> None:
-        if self.errors is not None:
-            with contextlib.suppress(FileNotFoundError):
-                os.unlink(self.errors)
+        if self.errors is not None and os.path.isfile(self.errors):
+            os.unlink(self.errors)
 
     def _drop_error_lines(self) -> None:
         """Write the output anew without its errors, if it has any; it is the old one or the new one at any moment."""
@@ -217,13 +230,28 @@ class Journal:
             if not any(failed(line) for line in old):
                 return
             old.seek(0)
-            new = f"{self.path}.new"
+            path = os.path.realpath(self.path)  # a link stays one
+            new = f"{path}.new"
             with open(new, "wb") as kept:
                 kept.writelines(line for line in old if not failed(line))
                 kept.flush()
                 os.fsync(kept.fileno())
-        fd = os.open(new, os.O_RDWR | os.O_APPEND)
+        shutil.copymode(path, new)
+        fd = _open("--output", new)
         fcntl.flock(fd, fcntl.LOCK_EX)
-        os.replace(new, self.path)
+        os.replace(new, path)
         os.close(self._fd)
         self._fd = fd
+
+
+def _open(option: str, path: str) -> int:
+    """To append to; of a named pipe only when somebody reads it. Raises ConfigError."""
+    try:
+        return os.open(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o666)
+    except OSError as error:
+        raise ConfigError(option, "a file that can be written", repr(path), error.strerror or "") from error
+
+
+def _is_file(fd: int) -> bool:
+    """Rather than a pipe, a terminal or a device."""
+    return stat.S_ISREG(os.fstat(fd).st_mode)

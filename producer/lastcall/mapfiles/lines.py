@@ -40,7 +40,14 @@ def of_error(index: int, error: BaseException, *given: Any) -> bytes:
 
 
 def _input(given: tuple[Any, ...]) -> dict[str, Any]:
-    return {"input": given[0]} if given else {}
+    """given: the item, if it is to be told; by its repr where it is not JSON: json.loads knows NaN and infinity."""
+    if not given:
+        return {}
+    try:
+        _line({"input": given[0]})
+    except (ValueError, RecursionError):
+        return {"input": repr(given[0])}
+    return {"input": given[0]}
 
 
 def _line(fields: dict[str, Any]) -> bytes:

@@ -1,6 +1,6 @@
 """Every Redis key that lastcall uses, with its type and what it holds.
 
-The keys of one job share a hash tag, so that one script may touch all of them. A queue's thirteen keys
+The keys of one job share a hash tag, so that one script may touch all of them. A queue's sixteen keys
 always travel in the order of `queue()`; a script that may end a queue gets those of each queue downstream
 of it as well, in the same order (`chain()`). The number in the prefix is the version of the ledger's format:
 two versions never read each other's keys.
@@ -10,11 +10,11 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-PREFIX = "lastcall:1"
+PREFIX = "lastcall:2"
 
 PARTS = (
     "meta",  # HASH    options, state, epoch and counters (items): see docs/states.md
-    "chunks",  # HASH    chunk id -> header (items, first item, tries) and sealed payload
+    "chunks",  # HASH    chunk id -> header (items, first item, tries, order) and sealed payload
     "ready",  # LIST    chunk ids that may be claimed, oldest left
     "delayed",  # ZSET    chunk id -> when it becomes ready (ms)
     "tickets",  # ZSET    ticket -> its deadline (ms)
@@ -23,11 +23,14 @@ PARTS = (
     "leases",  # ZSET    producer that is live, or waited for -> its deadline (ms); stages have none
     "results",  # STREAM  chunk id -> outcome; the last entry is "end" -> state
     "dead",  # HASH    item -> dead letter
+    "gate",  # HASH    what came before its turn: a place in the order -> a chunk's id, or a result
     "bell",  # LIST    one token a waiting slot or consumer that shall look again
     "room",  # LIST    (of the job) one token a blocked producer that shall try again
     "job",  # HASH    (of the job) its queues, how many are open, blocked producers; ends to be told; what lies aside
+    "events",  # STREAM  (of the job) what happened: history.py; the oldest go first
+    "failures",  # STREAM  (of the job) what failed, was tried again, given up or returned, kept whole
 )
-_OF_THE_JOB = {"room", "job"}
+_OF_THE_JOB = {"room", "job", "events", "failures"}
 
 
 def of_job(job: str, part: str) -> str:

@@ -6,9 +6,13 @@ completed by `next`, and come back by `release` or, when their ticket falls sile
 
 from __future__ import annotations
 
+import struct
+import time
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, NamedTuple, NoReturn
+
+import msgpack
 
 from lastcall.errors import LeaseLost, QueueFinished, QueueMismatch, UnknownJob
 from lastcall.state import keys
@@ -21,6 +25,9 @@ ENDED = ("DRAINED", "INCOMPLETE", "CANCELLED")
 RESULTS = ("keep", "once", "discard")
 ON_LOST = ("fail", "wait", "ignore")
 ON_ERROR = ("dead", "return")
+RECORD = ("all", "times", "failures", "off")
+OFF = "off"
+ENDLESS = 2**31 - 1  # producers expected by a queue that does not end by itself
 
 
 def address(job: str, name: str) -> str:
@@ -39,11 +46,19 @@ def split(queue_address: str) -> tuple[str, str]:
     return (job, name) if slash else (job, job)
 
 
+# As _queue.lua packs it: items, first item, crashes, losses, raises, items of the root, outputs that were emitted, in
+# how many chunks, length of the root's path; then that path and the payload.
+_HEADER = struct.Struct("<IIBBBIIIH")
+
+
 class Chunk(NamedTuple):
     """A claimed chunk. `start` is the number of its first item in the chunk that was put.
 
     How often it was tried: crashes of its slot alone; losses, of its slot and whatever ran beside it; and, where it is
     one item, how often that raised or took too long.
+
+    In a flow that keeps its order: the path of its root (_path.lua), how many items that has, and of an item that was
+    tried before, how many outputs of it were emitted, in how many chunks.
     """
 
     id: str
@@ -53,6 +68,27 @@ class Chunk(NamedTuple):
     crashes: int = 0
     losses: int = 0
     raises: int = 0
+    path: str = ""
+    total: int = 0
+    skip: int = 0
+    parts: int = 0
+
+    @classmethod
+    def stored(cls, chunk_id: str, value: bytes) -> Chunk:
+        """As the ledger keeps it."""
+        items, start, crashes, losses, raises, total, skip, parts, length = _HEADER.unpack_from(value)
+        at = _HEADER.size + length
+        path = value[_HEADER.size : at].decode() if length else ""
+        return cls(chunk_id, items, start, value[at:], crashes, losses, raises, path, total, skip, parts)
+
+    @property
+    def record(self) -> bytes:
+        """As the ledger keeps it."""
+        header = _HEADER.pack(
+            self.items, self.start, self.crashes, self.losses, self.raises,
+            self.total, self.skip, self.parts, len(self.path),
+        )  # fmt: skip
+        return b"".join((header, self.path.encode(), self.payload))
 
     @property
     def tries(self) -> int:
@@ -65,8 +101,15 @@ class Chunk(NamedTuple):
         return self.id.partition("/")[0]
 
 
+def part_of(chunk: Chunk, item: int) -> Chunk:
+    """One item of a chunk as a chunk of its own. item: its number in the chunk that was put."""
+    if chunk.items == 1:
+        return chunk
+    return chunk._replace(id=f"{chunk.root}/{item}:{item + 1}", items=1, start=item)
+
+
 class Output(NamedTuple):
-    """A chunk for the queue downstream."""
+    """A chunk for the queue downstream; in a segment, also results of the last queue."""
 
     id: str
     items: int
@@ -84,9 +127,46 @@ class Again(NamedTuple):
     losses: int = 0
 
 
+class Note(NamedTuple):
+    """What happened, for the job's history: "done" of a chunk, or "failed", "retried" or "dead" of an item of it.
+
+    ended: when, by time.perf_counter(). told: as history.Event has it, plain.
+    """
+
+    kind: str
+    id: str
+    ended: float
+    told: dict[str, Any]
+
+    def args(self) -> tuple[str, str, bytes]:
+        ago_us = int((time.perf_counter() - self.ended) * 1e6)
+        return self.kind, self.id, msgpack.packb({**self.told, "ago": ago_us}, default=str)
+
+
+class Segment(NamedTuple):
+    """What items of a flow's chunk came to, those from `first` to before `past`, as numbered in the chunk that was put.
+
+    way: where the parts go: NEXT, the queue downstream; SHOWN, the results of the last queue; AGAIN, this queue, in
+    front; ERROR, the results of the last queue, too. Without parts they came to nothing.
+    """
+
+    first: int
+    past: int
+    way: str = "n"
+    parts: Sequence[Output] = ()
+
+
+NEXT, SHOWN, AGAIN, ERROR = "n", "r", "s", "e"
+
+
 @dataclass(slots=True)
 class Completion:
-    """What a chunk came to: items done + items dead + items to try again = its items."""
+    """What a chunk came to: items done + items dead + items to try again + items left over = its items.
+
+    segments: instead of an outcome and outputs, of a flow's queue: all its items that are not to be tried again or left
+    over, in their order. Those of a gather hold what all chunks in its hand came to, wherever they are.
+    rest: items at its end that did not fill a batch.
+    """
 
     chunk: str
     done: int
@@ -95,6 +175,9 @@ class Completion:
     outputs: Sequence[Output] = ()
     again: Sequence[Again] = ()
     letters: Sequence[tuple[str, bytes]] = ()
+    segments: Sequence[Segment] = ()
+    rest: int = 0
+    notes: Sequence[Note] = ()
 
     def args(self) -> list[Any]:
         args: list[Any] = [self.chunk, self.done, self.dead, self.outcome, len(self.outputs)]
@@ -106,17 +189,51 @@ class Completion:
         args.append(len(self.letters))
         for letter in self.letters:
             args += letter
+        args.append(len(self.segments))
+        for first, past, way, parts in self.segments:
+            args += (first, past, way, len(parts))
+            for part in parts:
+                args += part
+        args += (self.rest, len(self.notes))
+        for note in self.notes:
+            args += note.args()
         return args
 
 
+class Minted(NamedTuple):
+    """Tickets to be sent for a queue further downstream."""
+
+    queue: str
+    tickets: list[str]
+
+
 class Claim(NamedTuple):
-    """What `next` gave: chunks; or nothing; or the end, with the queue's state; or `lost`."""
+    """What `next` gave: chunks; or nothing; or the end, with the queue's state; or `lost`.
+
+    In a flow: position: items of the queue that were done before; last: of a gather, whether what does not fill a batch
+    is to go, too, or the reduction ends; wait_ms: after how long to ask again, 0 if it is of no use to ask earlier than
+    the bell rings; further: tickets of queues behind the one downstream.
+    """
 
     chunks: list[Chunk]
     downstream_tickets: list[str]
     tickets: list[str]
     ended: str = ""
     lost: bool = False
+    position: int = 0
+    last: bool = False
+    wait_ms: int = 0
+    further: Sequence[Minted] = ()
+
+
+class Emitted(NamedTuple):
+    """What came of emitting outputs; as in Claim. full: there was no room for them."""
+
+    full: bool = False
+    lost: bool = False
+    downstream_tickets: Sequence[str] = ()
+    tickets: Sequence[str] = ()
+    further: Sequence[Minted] = ()
 
 
 class Lease(NamedTuple):
@@ -162,14 +279,23 @@ class Spec:
     timeout_ms: int | None = None
     crash_limit: int | None = None
     concurrency: int | None = None  # of coroutines, in a slot; 0 where it is not said
-    style: str | None = None  # how an item is given to the function: item, star (its parts), call
+    style: str | None = None  # how an item is given to the function: item, star (its parts), call; many: gives outputs
     founder: str | None = None  # a producer that has its lease from the first
     notify: str | None = None  # a URL that is told of the end, sealed: notify.py
+    bounds: str | None = None  # what maxsize counts: items outstanding, or waiting (not those that somebody has got)
     down: str = ""
     reopen: bool = False
+    flow: int | None = None  # 1 for a flow's queue, which these are for: flowoptions.py
+    paths: int | None = None
+    gated: int | None = None
+    ordered: int | None = None
+    barrier: int | None = None
+    gather: str | None = None
+    rate: str | None = None  # items a second
+    record: str | None = None  # what its history holds: history.py
 
 
-# Spec's fields as the ledger calls them, with the values of a queue that does not say.
+# Spec's fields as the ledger calls them, with the values of a queue that does not say; None: it does not have them.
 _FIELDS: dict[str, tuple[str, Any]] = {
     "identity": ("identity", ""),
     "function": ("function", b""),
@@ -191,7 +317,12 @@ _FIELDS: dict[str, tuple[str, Any]] = {
     "concurrency": ("concurrency", 0),
     "founder": ("founder", ""),
     "notify": ("notify", ""),
+    "bounds": ("bounds", "outstanding"),
     "style": ("style", "item"),
+    **{
+        option: (option, None)
+        for option in ("flow", "paths", "gated", "ordered", "barrier", "gather", "rate", "record")
+    },
 }
 
 
@@ -247,7 +378,7 @@ class Status:
 class Ledger:
     """A queue in Redis. `names` are the queue and all that lie downstream of it."""
 
-    __slots__ = ("_keys", "_own", "job", "name", "names", "redis")
+    __slots__ = ("_keys", "_own", "_unsent", "job", "name", "names", "redis")
 
     def __init__(self, redis: Redis, job: str, names: Sequence[str]) -> None:
         self.redis = redis
@@ -256,6 +387,7 @@ class Ledger:
         self.names = tuple(names)
         self._keys = [key.encode() for key in keys.chain(job, names)]
         self._own = self._keys[: len(keys.PARTS)]
+        self._unsent: list[Minted] = []
 
     @classmethod
     def open(cls, redis: Redis, job: str, name: str) -> Ledger:
@@ -325,30 +457,46 @@ class Ledger:
         """One of those was handed over."""
         self.redis.hdel(self._own[keys.PARTS.index("job")], field)
 
+    def counts(self, *fields: str) -> list[int]:
+        """Some of its counters. Raises UnknownJob."""
+        stored: Any = self.redis.hmget(self._own[0], ["epoch", *fields])
+        if stored[0] is None:
+            raise UnknownJob(self.shown)
+        return [int(value or 0) for value in stored[1:]]
+
     def celery_queue(self) -> str:
         """What its tickets travel through; "" if consumers read it, or there is no such queue."""
         stored: Any = self.redis.hget(self._own[0], "celery")
         return (stored or b"").decode()
 
     def create(
-        self, spec: Spec, *, defaults: Mapping[str, Any] | None = None, issue_ms: int = 5_000
+        self,
+        spec: Spec,
+        *,
+        defaults: Mapping[str, Any] | None = None,
+        issue_ms: int = 5_000,
+        slots: int = 0,
     ) -> tuple[str, int]:
         """Make the queue, or check that it is as `spec` says. Gives its state and epoch.
 
         defaults: for a new queue, instead of the general ones, by their names in the ledger.
-        issue_ms: how long a ticket may be under way before it may be thought lost.
+        issue_ms: how long a ticket may be under way before it may be thought lost. slots: that there are for a flow's.
         Raises QueueMismatch, UnknownJob (no queue downstream), QueueFinished (downstream).
         """
         fixed: list[Any] = []
         others: list[Any] = ["name", self.name, "issue", issue_ms]
         for option, (stored, default) in _FIELDS.items():
             value = getattr(spec, option)
-            if value is None:
-                others += [stored, (defaults or {}).get(stored, default)]
-            else:
+            if value is not None:
                 fixed += [stored, value]
+            elif default is not None:
+                others += [stored, (defaults or {}).get(stored, default)]
         if spec.down:
             fixed += ["down", spec.down]
+        if spec.flow:
+            others += ["slots", slots]
+            if spec.barrier or spec.gather or float(spec.rate or 0):
+                others += ["rule", 1]  # for when its chunks may be claimed
         reply = script("create")(
             self.redis, self._keys, "reopen" if spec.reopen else "", spec.down,
             len(fixed) // 2, *fixed, *others,
@@ -388,7 +536,10 @@ class Ledger:
     def leave(self, producer: str, epoch: int, *, lost: bool = False) -> bool:
         """Give back a producer's lease; False if it held none any more."""
         reply = script("leave")(self.redis, self._keys, producer, epoch, "lost" if lost else "left")
-        return bool(reply[0] == Code.OK)
+        if reply[0] != Code.OK:
+            return False
+        self._unsent += self._minted(reply[2])
+        return True
 
     def seal(self) -> str:
         """No more is put, whoever is still there. Gives the state."""
@@ -433,6 +584,8 @@ class Ledger:
         reply = script("seal")(self.redis, self._keys, how)
         if reply[0] == Code.UNKNOWN:
             self._refuse(reply)
+        if reply[0] == Code.OK:
+            self._unsent += self._minted(reply[2])
         return _text(reply[1])
 
     def enroll(self, ticket: str, nonce: str, lease_ms: int) -> str:
@@ -446,12 +599,13 @@ class Ledger:
 
     def next(
         self, ticket: str, nonce: str, lease_ms: int, want: int, *,
-        completions: Sequence[Completion] = (), waited: bool = False, downstream_cap: int = 0, busy_us: int = 0,
-        known: int = 0,
+        completions: Sequence[Completion] = (), waited: bool = False, stay: bool = False,
+        downstream_cap: int = 0, busy_us: int = 0, known: int = 0,
     ) -> Claim:  # fmt: skip
-        """Complete the chunks in hand and claim up to `want` others; 0 gives the ticket back, -1 claims the newest.
+        """Complete the chunks in hand and claim up to `want` others; 0 gives the ticket back, -1 claims the newest, -2
+        the one for which those at the next gate wait.
 
-        waited: the slot waited at the bell and was not rung for.
+        waited: the slot waited at the bell and was not rung for. stay: with 0, keep the ticket.
         busy_us: what the completions took together.
         known: chunks that stay in hand, being run: they are not given again, and others may be claimed beside them.
         """
@@ -459,17 +613,59 @@ class Ledger:
         for completion in completions:
             args += completion.args()
         reply = script("next")(
-            self.redis, self._keys, ticket, nonce, lease_ms, want, "1" if waited else "",
+            self.redis, self._keys, ticket, nonce, lease_ms, want, "stay" if stay else "1" if waited else "",
             downstream_cap, busy_us, len(completions), *args, known,
         )  # fmt: skip
         code = reply[0]
         if code == Code.OK or code == Code.NOTHING:
             flat = reply[1]
-            chunks = [Chunk(flat[at].decode(), *flat[at + 1 : at + 7]) for at in range(0, len(flat), 7)]
-            return Claim(chunks, _texts(reply[2]), _texts(reply[3]))
+            chunks = [Chunk.stored(flat[at].decode(), flat[at + 1]) for at in range(0, len(flat), 2)]
+            claim = Claim(chunks, _texts(reply[2]), _texts(reply[3]))
+            if len(reply) == 4:
+                return claim
+            position, last, wait_ms, further = reply[4]
+            return claim._replace(position=position, last=last == 1, wait_ms=wait_ms, further=self._minted(further))
         if code == Code.ENDED:
-            return Claim([], _texts(reply[2]), [], ended=_text(reply[1]))
+            further = self._minted(reply[3][3]) if len(reply) > 3 else ()
+            return Claim([], _texts(reply[2]), [], ended=_text(reply[1]), further=further)
         return Claim([], [], [], lost=True)
+
+    def emit(
+        self, ticket: str, nonce: str, chunk: Chunk, item: int, outputs: Sequence[Output], *,
+        parts: int, skip: int, way: str, completions: Sequence[Completion] = (), busy_us: int = 0,
+        cap: int = 0, downstream_cap: int = 0, force: bool = False,
+    ) -> Emitted:  # fmt: skip
+        """Send outputs of the item with this number, in the chunk that was put, before it is done.
+
+        What of its chunk was done before is complete by `completions`, under the id "root/first:item", as are chunks
+        that were in hand before it; what is behind it is ready again. The item is a chunk of its own from then on:
+        part_of(chunk, item).
+        parts, skip: chunks of outputs that were emitted before these; outputs that are emitted with these.
+        way: NEXT or SHOWN. force: whether there is room or not. cap: on this queue's tickets.
+        """
+        args: list[Any] = []
+        for completion in completions:
+            args += completion.args()
+        args.append(len(outputs))
+        for output in outputs:
+            args += output
+        reply = script("emit")(
+            self.redis, self._keys, ticket, nonce, chunk.id, item, parts, skip, way, downstream_cap, cap,
+            1 if force else 0, busy_us, len(completions), *args,
+        )  # fmt: skip
+        if reply[0] not in (Code.OK, Code.FULL):
+            return Emitted(lost=True)
+        return Emitted(
+            reply[0] == Code.FULL, False, _texts(reply[2]), _texts(reply[3]), self._minted(reply[4][3])
+        )  # fmt: skip
+
+    def _minted(self, flat: Sequence[Any]) -> list[Minted]:
+        return [Minted(self.names[flat[at] - 1], _texts(flat[at + 1])) for at in range(0, len(flat), 2)]
+
+    def take_minted(self) -> list[Minted]:
+        """The tickets that leave(), seal() and cancel() have brought about since this was asked last."""
+        minted, self._unsent = self._unsent, []
+        return minted
 
     def release(
         self, ticket: str, *, crashed: bool = False, processed: int = 0, cap: int = 0, worker: str = "", why: str = ""
@@ -523,7 +719,7 @@ class Ledger:
         meta = self.meta()
         if not meta:
             raise UnknownJob(self.shown)
-        told = {option: meta[stored] for option, (stored, _) in _FIELDS.items() if option != "founder"}
+        told = {option: meta.get(stored) for option, (stored, _) in _FIELDS.items() if option != "founder"}
         return self.create(Spec(**told, down=meta["down"].decode(), reopen=True), issue_ms=int(meta["issue"]))  # type: ignore[arg-type]
 
     def renew(

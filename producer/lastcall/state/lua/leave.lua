@@ -2,9 +2,14 @@
 --[[ leave: give back a producer's lease; the last one to leave seals the queue.
   KEYS  the queue's, then those downstream of it (_queue.lua)
   ARGV[1] producer   ARGV[2] its epoch   ARGV[3] "left", or "lost" if it failed
-  Returns {1 OK, state} | {-1 LOST} it holds no lease any more | {-3 UNKNOWN} ]]
+  Returns {1 OK, state, {number of a queue, {tickets of it to send}, ...}} | {-1 LOST} it holds no lease any more | {-3 UNKNOWN} ]]
 --@include _queue
 --@include _bell
+--@include _history
+--@include _path
+--@include _gate
+--@include _rules
+--@include _mint
 --@include _settle
 local state = get(1, 'state')
 if not state then return {UNKNOWN} end
@@ -19,4 +24,4 @@ elseif how == 'live' then
   lose(1, ARGV[1])
 end
 settle(1)
-return reply(OK, get(1, 'state'))
+return reply(OK, get(1, 'state'), mint_woken(1))

@@ -1,27 +1,39 @@
 #!lua flags=allow-oom
 --[[ next: complete the chunks in hand, if any, and claim the oldest ready ones, in one round trip.
   KEYS  the queue's, then those downstream of it (_queue.lua)
-  ARGV[1] ticket   ARGV[2] the slot's nonce   ARGV[3] lease in ms   ARGV[4] chunks wanted, 0 to leave, -1 for the newest one
-  ARGV[5] "1" if the slot waited and was not woken   ARGV[6] cap on the tickets of the queue downstream
+  ARGV[1] ticket   ARGV[2] the slot's nonce   ARGV[3] lease in ms
+  ARGV[4] chunks wanted, 0 to leave, -1 for the newest one, -2 for the one whose turn it is at the next gate
+  ARGV[5] "1" if the slot waited and was not woken, "stay" to complete alone and keep the ticket
+  ARGV[6] cap on the tickets of the queue downstream
   ARGV[7] microseconds that the completions took
   ARGV[8] number of completions, then for each: chunk id, items done, items dead, outcome or "", outputs n, n x (chunk id, items, payload), retries n,
-    n x (index, raises, delay in ms, payload, crashes, losses), dead letters n, n x (item, record)
+    n x (index, raises, delay in ms, payload, crashes, losses), dead letters n, n x (item, record), segments n, n x (first item, the one behind
+    its last, "n" for the queue downstream, "r" for results of the last, "s" for this queue again, "e" for an error, parts n, n x (id, items, data)),
+    items that are left over, notes n, n x (kind, id, msgpack map) for the history (_complete.lua)
   ARGV, the last one: how many chunks the slot knows to be in its hand when these are complete
-  Returns {1 OK, {chunk id, items, first item, payload, crashes, losses, raises, ...}, downstream tickets to send, {}}
-        | {0 NOTHING, {}, downstream tickets to send, tickets of this queue to send} nothing is ready, or it leaves
+  Returns {1 OK, {chunk id, header and payload, ...}, downstream tickets to send, {}, more}
+        | {0 NOTHING, {}, downstream tickets to send, tickets of this queue to send, more} nothing may be claimed, or it leaves
         | {-1 LOST} the ticket is not valid any more: what it completes is discarded
-        | {-2 ENDED, state, downstream tickets to send} | {-3 UNKNOWN}
+        | {-2 ENDED, state, downstream tickets to send, more} | {-3 UNKNOWN}
+  more, for a flow's queue: {items done before, 1 if what does not fill a batch is to go as well, or a reduction ends, ms to ask again after or 0,
+    {number of a queue further downstream, {tickets of it to send}, ...}}
   A ticket that holds more chunks than its slot knows is given the others again; one whose slot knows them all may claim
   others beside them, but none that came back from a crash. ]]
 --@include _queue
+load(1, 'flow', 'record', 'rule', 'gather', 'state', 'ready', 'leased', 'delayed', 'holding', 'waiting', 'done', 'dead', 'bytes', 'busy', 'results', 'bounded',
+  'alone', 'suspects', 'patience', 'bounds')
 --@include _bell
+--@include _history
+--@include _path
+--@include _gate
+--@include _rules
 --@include _mint
 --@include _settle
 --@include _complete
 --@include _due
-local ticket, nonce, want, newest = ARGV[1], ARGV[2], math.min(math.abs(ARGV[4]), 1000), ARGV[4] == '-1'
-load(1, 'state', 'ready', 'leased', 'delayed', 'holding', 'waiting', 'done', 'dead', 'bytes', 'busy', 'results', 'bounded',
-  'alone', 'suspects', 'patience')
+--@include _choose
+local ticket, nonce, want = ARGV[1], ARGV[2], math.min(math.abs(ARGV[4]), 1000)
+local newest, in_turn = ARGV[4] == '-1', ARGV[4] == '-2'
 local state = get(1, 'state')
 if not state then return {UNKNOWN} end
 if has_ended(state) then return {ENDED, state, {}} end
@@ -42,14 +54,14 @@ else
 end
 if ARGV[5] == '1' and num(1, 'waiting') > 0 then add(1, 'waiting', -1) end
 
-local downstream = {}
-if ARGV[8] ~= '0' and complete(1, hand, 7) > 0 then downstream = mint(2, tonumber(ARGV[6])) end
+local outputs = 0
+if ARGV[8] ~= '0' then outputs = complete(1, hand, 7) end
 if get(1, 'alone') == ticket and not next(hand) then
   set(1, 'alone', '')
   ring(1, redis.call('LLEN', key(1, READY)))
 end
 
-local ids, kept = {}, 0
+local ids, kept, rest, wait_ms = {}, 0, false, 0
 if next(hand) then
   for id in string.gmatch(held, ' (%S+) %d+ %d+') do
     if hand[id] then ids[#ids + 1] = id end
@@ -61,7 +73,19 @@ for at = 1, kept do record[at + 1] = ids[at] .. ' ' .. hand[ids[at]][1] .. ' ' .
 if kept > 0 then ids = {unpack(ids, kept + 1)} end
 if #ids == 0 and want > 0 then
   due(1)
-  if num(1, 'ready') > 0 and not is_closed(1) then
+  local others = num(1, 'holding') - (holding and 1 or 0)
+  local ready = num(1, 'ready') > 0 and not is_closed(1)
+  if ready and get(1, 'rule') then
+    ready, wait_ms = claimable(1)
+    ready = ready > 0 and not (is_gather(1) and others > 0) and (wait_ms == 0 or num(1, 'rate') == 0)
+  end
+  if ready and is_gather(1) then
+    ids, rest = gather(1)
+  elseif ready and in_turn then
+    ids = take_turn(1)
+  elseif ready and num(1, 'rate') > 0 then
+    ids = ration(1)
+  elseif ready then
     if want > 1 then
       -- No more than a fair share, so that the last chunks are not all in one slot's hand.
       local length = redis.call('LLEN', key(1, READY))
@@ -80,23 +104,31 @@ if #ids == 0 and want > 0 then
 end
 local chunks = {}
 if #ids > 0 then
-  local values = redis.call('HMGET', key(1, CHUNKS), unpack(ids))
+  local values = redis.call('HMGET', key(1, CHUNKS), unpack(ids, 1, math.min(#ids, 2000)))
+  for first = 2001, #ids, 2000 do
+    local more = redis.call('HMGET', key(1, CHUNKS), unpack(ids, first, math.min(first + 1999, #ids)))
+    for at, value in ipairs(more) do values[first + at - 1] = value end
+  end
   local claimed = 0
   for at, id in ipairs(ids) do
     local counts = {unpack_chunk(values[at])}
-    local n, start, crashes, losses, raises = unpack(counts)
-    local died = crashes + losses > 0
+    local n = counts[N]
+    local died = counts[CRASHES] + counts[LOSSES] > 0 and not is_gather(1)
     if died and at + kept > 1 and not hand[id] then
       -- One that may have killed its slot goes alone: it and those behind it go back.
       for back = #ids, at, -1 do redis.call('LPUSH', key(1, READY), ids[back]) end
       break
     end
-    local to = #chunks
-    chunks[to + 1], chunks[to + 2], chunks[to + 3], chunks[to + 4] = id, n, start, string.sub(values[at], PAYLOAD)
-    chunks[to + 5], chunks[to + 6], chunks[to + 7] = crashes, losses, raises
-    record[#record + 1] = id .. ' ' .. n .. ' ' .. (#values[at] - PAYLOAD + 1)
+    chunks[#chunks + 1] = id
+    chunks[#chunks + 1] = values[at]
+    record[#record + 1] = id .. ' ' .. n .. ' ' .. (#values[at] - counts[PAYLOAD] + 1)
     if not hand[id] then
       claimed = claimed + n
+      if is_recorded(1) then
+        local told = told_of(counts)
+        told.ticket = ticket
+        note(1, 'started', id, told)
+      end
       if is_suspect(1, counts) then
         add(1, 'suspects', -1)
         set(1, 'alone', ticket)
@@ -109,10 +141,27 @@ if #ids > 0 then
   end
   add(1, 'ready', -claimed)
   add(1, 'leased', claimed)
+  if claimed > 0 and get(1, 'bounds') == 'waiting' then ring_producers(1) end
 end
-local holds = #record > 1
+-- A slot that asks again what it was told before is told the same.
+if next(hand) then rest = string.find(held, ' rest$') end
+if rest then record[#record + 1] = 'rest' end
+local holds = #chunks + kept > 0
 if holds ~= holding then add(1, 'holding', holds and 1 or -1) end
-if want == 0 and not holds then
+local tickets_elsewhere
+if DEPTH > 1 or FLOW then
+  function tickets_elsewhere()
+    local downstream = {}
+    if DEPTH > 1 and not has_ended(get(2, 'state')) and (outputs > 0 or woken[2]) then
+      downstream = mint(2, tonumber(ARGV[6]))
+    end
+    if not FLOW then return downstream end
+    if DEPTH > 1 and get(2, 'slots') ~= ARGV[6] then set(2, 'slots', ARGV[6]) end
+    local done = num(1, 'done') + num(1, 'dead') + num(1, 'cancelled')
+    return downstream, {done, rest and 1 or 0, wait_ms, mint_woken(3)}
+  end
+end
+if want == 0 and not holds and ARGV[5] ~= 'stay' then
   redis.call('ZREM', key(1, TICKETS), ticket)
   redis.call('HDEL', key(1, HELD), ticket)
   settle(1)
@@ -120,12 +169,19 @@ if want == 0 and not holds then
   if not has_ended(get(1, 'state')) then
     minted = mint(1, redis.call('ZCARD', key(1, TICKETS)) + 1)  -- in place of this one
   end
-  return reply(NOTHING, {}, downstream, minted)
+  local downstream, more = {}
+  if tickets_elsewhere then downstream, more = tickets_elsewhere() end
+  return reply(NOTHING, {}, downstream, minted, more)
 end
 if holds or holding or not held then redis.call('HSET', key(1, HELD), ticket, table.concat(record, ' ')) end
-if holds then return reply(OK, chunks, downstream, {}) end
-settle(1)
-if has_ended(get(1, 'state')) then return reply(ENDED, get(1, 'state'), downstream) end
--- No more wait than there are tickets: one that looked without waiting was counted, too.
-if num(1, 'waiting') < redis.call('ZCARD', key(1, TICKETS)) then add(1, 'waiting', 1) end
-return reply(NOTHING, {}, downstream, {})
+if not holds then
+  settle(1)
+  -- No more wait than there are tickets: one that looked without waiting was counted, too.
+  local waits = ARGV[5] ~= 'stay' and not has_ended(get(1, 'state'))
+  if waits and num(1, 'waiting') < redis.call('ZCARD', key(1, TICKETS)) then add(1, 'waiting', 1) end
+end
+local downstream, more = {}
+if tickets_elsewhere then downstream, more = tickets_elsewhere() end
+if holds then return reply(OK, chunks, downstream, {}, more) end
+if has_ended(get(1, 'state')) then return reply(ENDED, get(1, 'state'), downstream, more) end
+return reply(NOTHING, {}, downstream, {}, more)

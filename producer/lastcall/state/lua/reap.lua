@@ -7,6 +7,10 @@
   Returns {1 OK, tickets to send, producers lost, tickets lost, state} | {-2 ENDED, state} it had ended | {-3 UNKNOWN} ]]
 --@include _queue
 --@include _bell
+--@include _history
+--@include _path
+--@include _gate
+--@include _rules
 --@include _mint
 --@include _settle
 --@include _giveback
@@ -53,6 +57,7 @@ if #again > 0 then
   set(1, 'patience', patience)
   for _, ticket in ipairs(again) do redis.call('ZADD', key(1, TICKETS), now() + patience, ticket) end
 end
+if FLOW then set(1, 'slots', ARGV[1]) end
 local became_ready = due(1)
 ring(1, became_ready)
 settle(1)

@@ -8,6 +8,7 @@
         | {-3 UNKNOWN, number of the queue} one is not there any more ]]
 --@include _queue
 --@include _bell
+--@include _rules
 --@include _mint
 for i = 1, DEPTH do
   local state = get(i, 'state')
@@ -41,7 +42,7 @@ local function go_on(i)
       add(i, 'live', -1)
     end
   end
-  for _, part in ipairs({META, PRODUCERS, RESULTS, DEAD, JOB}) do redis.call('PERSIST', key(i, part)) end
+  for _, part in ipairs({META, PRODUCERS, RESULTS, DEAD, JOB, EVENTS, FAILURES}) do redis.call('PERSIST', key(i, part)) end
   redis.call('HINCRBY', key(i, JOB), 'open', 1)
   redis.call('HSET', key(i, JOB), 'queue:' .. get(i, 'name'), num(i, 'epoch'))
 end
@@ -69,9 +70,11 @@ end
 for _, item in ipairs(found) do
   local chunk = string.sub(records[item], 6 + struct.unpack('<I4', records[item], 2))
   local root, start = string.match(item, '^(.*)#(%d+)$')
-  local id, payload = root .. '/' .. start .. ':' .. (start + 1), string.sub(chunk, PAYLOAD)
+  local counts = counts_of({unpack_chunk(chunk)}, 1, tonumber(start))
+  counts[CRASHES], counts[LOSSES], counts[RAISES] = 0, 0, 0
+  local id, payload = root .. '/' .. start .. ':' .. (start + 1), string.sub(chunk, counts[PAYLOAD])
   redis.call('HDEL', key(1, DEAD), item)
-  redis.call('HSET', key(1, CHUNKS), id, pack_chunk({1, tonumber(start), 0, 0, 0}, payload))
+  redis.call('HSET', key(1, CHUNKS), id, pack_chunk(counts, payload))
   redis.call('RPUSH', key(1, READY), id)
   add(1, 'bytes', #payload)
 end

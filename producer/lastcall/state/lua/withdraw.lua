@@ -6,6 +6,9 @@
         | {-2 ENDED, state} | {-3 UNKNOWN} ]]
 --@include _queue
 --@include _bell
+--@include _history
+--@include _path
+--@include _gate
 --@include _settle
 load(1, 'state', 'ready', 'delayed', 'cancelled', 'bytes', 'unread', 'results', 'suspects', 'sealed', 'waiting', 'bounded')
 local state = get(1, 'state')
@@ -24,10 +27,11 @@ for _, id in ipairs(ARGV) do
     local counts = {unpack_chunk(value)}
     redis.call('HDEL', key(1, CHUNKS), id)
     add(1, from, -counts[1])
-    add(1, 'bytes', -(#value - PAYLOAD + 1))
+    add(1, 'bytes', -(#value - counts[PAYLOAD] + 1))
     if from == 'ready' and is_suspect(1, counts) then add(1, 'suspects', -1) end
     items = items + counts[1]
     gone[#gone + 1] = id
+    if FLOW then pass(1, next_path(counts, true)) end
     entry[#entry + 1] = id
     entry[#entry + 1] = 'C' .. counts[1]
   end
@@ -39,6 +43,7 @@ if get(1, 'results') ~= 'discard' then
   redis.call('XADD', key(1, RESULTS), '*', unpack(entry))
   if get(1, 'results') == 'once' then add(1, 'unread', items) end
 end
+if FLOW then say() end
 ring(1, redis.call('LLEN', key(1, READY)))  -- the others may have waited for one that was to run alone
 ring_producers(1)
 settle(1)

@@ -1,0 +1,120 @@
+"""Flows whose workers and clients are killed while they run."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from lastcall import Flow, batch, errors, reduce, stage
+from tests.conftest import Cluster
+from tests.functions import Gate
+from tests.workers import ROOT, Worker, environment, until
+
+pytestmark = pytest.mark.faults
+
+
+def twice(n: int) -> Iterator[int]:
+    yield n
+    yield n
+
+
+class Slow:
+    """Gives numbers, and waits at one of them until it is let go on: the first time that it gets there."""
+
+    def __init__(self, gate: Gate, held: int, n: int, flag: str) -> None:
+        self.gate, self.held, self.n, self.flag = gate, held, n, flag
+
+    def __call__(self) -> Iterator[int]:
+        for n in range(self.n):
+            if n == self.held and not Path(self.flag).exists():
+                Path(self.flag).touch()
+                self.gate(os.getpid())
+            yield n
+
+
+class Killed:
+    """Kills its process at one item, the first time."""
+
+    def __init__(self, guilty: int, flag: str) -> None:
+        self.guilty, self.flag = guilty, flag
+
+    def __call__(self, n: int) -> int:
+        if n == self.guilty and not Path(self.flag).exists():
+            Path(self.flag).touch()
+            os.kill(os.getpid(), signal.SIGKILL)
+        return n
+
+
+@pytest.mark.parametrize("mode", ["auto", "streaming"])
+def test_a_killed_slot_changes_no_result(cluster: Cluster, tmp_path: Path, mode: str) -> None:
+    with cluster.client() as client:
+        flow = Flow(Killed(333, str(tmp_path / "map"))) | twice | Killed(600, str(tmp_path / "behind")) | batch(7) | sum
+        expected = list(flow_without_kills().run(range(700)).results())
+        assert list(client.run(flow, range(700), mode=mode).results(timeout=60)) == expected
+
+
+def flow_without_kills() -> Flow:
+    return Flow(twice) | batch(7) | sum
+
+
+def test_a_source_goes_on_where_it_was_when_its_slot_was_killed(cluster: Cluster, tmp_path: Path, name: str) -> None:
+    gate = Gate(cluster.url, name)
+    source = Slow(gate, 120, 200, str(tmp_path / "held"))
+    with cluster.client() as client:
+        job = client.run(Flow(str), sources=[source])
+        (pid,) = gate.begun()
+        os.kill(int(pid), signal.SIGKILL)
+        assert sorted(job.results(timeout=60), key=int) == [str(n) for n in range(200)]
+
+
+PROGRAM = """
+import itertools, sys, time
+from lastcall import Client, Flow
+from tests.functions import plus_one, square
+with Client() as client:
+    job = client.run(Flow(square) | plus_one, itertools.count(), mode="streaming", job=sys.argv[1], window=200)
+    print(next(job.results()), flush=True)
+    time.sleep(60)
+"""
+
+
+def test_a_killed_client_leaves_what_was_put(server: Any, name: str) -> None:
+    key = "a key of this test alone"
+    lonely = Cluster(server, server.unix_url, key)
+    env = environment(lonely.url, key, {"LASTCALL_LEASE_S": "1"})
+    with Worker(lonely.url, key, "cpu", more={"LASTCALL_REAP_S": "0.3"}), lonely.client(lease_s=1.0) as client:
+        program = subprocess.Popen([sys.executable, "-c", PROGRAM, name], env=env, cwd=ROOT, stdout=subprocess.PIPE)
+        assert program.stdout is not None
+        assert program.stdout.readline() == b"1\n"
+        program.kill()
+        program.wait()
+        program.stdout.close()
+        job = client.job(name)
+        with pytest.raises(errors.ProducerLost):
+            job.wait(60)
+        assert until(lambda: all(status.ended for status in job.status()), "the end of all its queues")
+        last = job.queues[-1]
+        results = []
+        with pytest.raises(errors.ProducerLost):
+            results.extend(last.results())
+        assert results == [n * n + 1 for n in range(job.status()[0].put)]
+
+
+def test_a_reduction_is_right_when_its_slot_is_killed(cluster: Cluster, tmp_path: Path) -> None:
+    class Adds:
+        def __call__(self, left: int, right: int) -> int:
+            if left + right > 1_000 and not (tmp_path / "added").exists():
+                (tmp_path / "added").touch()
+                os.kill(os.getpid(), signal.SIGKILL)
+            return left + right
+
+    with cluster.client() as client:
+        job = client.run(Flow(stage(abs)) | reduce(Adds()), range(300), mode="streaming")
+        assert list(job.results(timeout=60)) == [sum(range(300))]
