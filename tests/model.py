@@ -533,6 +533,9 @@ class Queue:
         self.epoch += 1
         self.ends = 0
         self.state = "SEALED"
+        for name in self.live:
+            if not name.startswith("stage:"):
+                self.producers[name].state = "left"  # it was shut out by seal()
         if self.down is not None:
             stage = self.down.producers.get(f"stage:{self.name}")
             if stage is None:  # that one was begun anew since

@@ -85,6 +85,12 @@ def slow(s: float, careful: bool) -> str:
     return "done"
 
 
+@app.task(soft_time_limit=60, time_limit=0.3)  # as one with a limit of its own in an app that has a soft one
+def hard(s: float) -> str:
+    time.sleep(s)
+    return "done"
+
+
 @app.task
 def calls_another(x: int) -> str:
     return str(add.delay(x, 1).id)

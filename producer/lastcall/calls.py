@@ -158,11 +158,13 @@ class Calls:
 
     max_workers: slots at the same time, in the whole cluster. starter: what slots do before their first call.
     concurrency: the calls are coroutines, of which a slot runs that many at the same time.
+    notify: a URL that is told when the queue ends, with its one call: only().
     """
 
     def __init__(
         self, connection: Connection, celery_queue: str, *,
         max_workers: int | None = None, starter: Starter | None = None, concurrency: int | None = None,
+        notify: str | None = None,
     ) -> None:  # fmt: skip
         self.job = f"calls-{uuid.uuid4().hex}"
         self._connection = connection
@@ -170,7 +172,7 @@ class Calls:
             self._queue = make(
                 connection, self.job, "calls", function=run_call, style=CALL, workers=celery_queue,
                 results="once", on_error="return", founder="client", max_workers=max_workers, starter=starter,
-                policy=told(concurrency=concurrency),
+                policy=told(concurrency=concurrency), notify=notify,
             )  # fmt: skip
         except AWAY as error:
             raise unreachable(connection, error) from error
@@ -181,6 +183,7 @@ class Calls:
         self._cancelling = threading.Lock()
         self._some = threading.Event()
         self._closed = False
+        self._no_more = False  # no call comes after those that are out
         self._known: dict[Callable[..., Any], _Sent] = {}
         self.broken = False  # it takes no more calls: its lease was lost, or its results cannot be read
         self._reader = threading.Thread(target=self._run, name="lastcall-calls", daemon=True)
@@ -222,6 +225,18 @@ class Calls:
             raise
         if future.needs:
             future.add_done_callback(self._release)
+        self._some.set()
+        return future
+
+    def only(self, function: Callable[..., Any], args: Any, kwargs: dict[str, Any]) -> Answer:
+        """Send the one call of a queue of its own, which ends with it, whatever becomes of this process."""
+        try:
+            future = self.submit(function, args, kwargs)
+            self._producer.close()
+        except BaseException:
+            self.close(wait=False)
+            raise
+        self._no_more = True
         self._some.set()
         return future
 
@@ -363,7 +378,7 @@ class Calls:
         unacked = 0
         with self._connection.heart.watching(ledger):
             while not reader.ended:
-                if not self._futures and not self._closed:
+                if not self._futures and not self._closed and not self._no_more:
                     self._some.wait()
                     self._some.clear()
                 for entry in reader.read(_BLOCK_S):

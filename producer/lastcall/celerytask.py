@@ -30,9 +30,9 @@ def task_of(function: Any) -> Any:
 
 
 def timeout_s(task: Any) -> float | None:
-    """Its time limit: the soft one if it has one."""
-    limit = task.soft_time_limit or task.time_limit
-    return float(limit) if limit else None
+    """Its time limit: the soft one, which comes first; not one of the app's that is above a hard one of its own."""
+    limits = [float(limit) for limit in (task.soft_time_limit, task.time_limit) if limit]
+    return min(limits, default=None)
 
 
 def workers_of(function: Any) -> str:

@@ -149,6 +149,22 @@ class Client(Named):
             # This process was silent for longer than a lease (suspended, say): the next queue of calls takes it.
             return self._calls_to(workers, coroutine).submit(function, args, kwargs)
 
+    def submit_telling(self, notify: str, function: Callable[..., Any], /, *args: Any, **kwargs: Any) -> Future[Any]:
+        """submit(), of which a worker tells the URL `notify` when it has ended, though this process may be gone.
+
+        The call has a queue of its own, with one item; docs/waiting.md says what is told. It is on the server when
+        this returns. Raises ConfigError and NotificationRefused as queue(notify=) does.
+        """
+        workers, concurrency = celerytask.workers_of(function), CONCURRENCY if is_async(function) else None
+        calls = self._own_calls(workers, None, concurrency=concurrency, notify=notify)
+        try:
+            future = calls.only(function, args, kwargs)
+        except BaseException:
+            self._forget(calls)
+            raise
+        future.add_done_callback(lambda _: self._forget(calls))
+        return future
+
     def _calls_to(self, workers: str, coroutine: bool) -> Calls:
         with self._lock:
             connection = self._open()
@@ -161,10 +177,12 @@ class Client(Named):
                 calls = known[workers] = Calls(connection, workers, concurrency=concurrency)
             return calls
 
-    def _own_calls(self, workers: str, max_workers: int | None) -> Calls:
-        """Calls apart from those of submit(), for an executor; closed with the client at the latest."""
+    def _own_calls(
+        self, workers: str, max_workers: int | None, *, concurrency: int | None = None, notify: str | None = None
+    ) -> Calls:
+        """Calls apart from those of submit(), for an executor, say; closed with the client at the latest."""
         with self._lock:
-            calls = Calls(self._open(), workers, max_workers=max_workers)
+            calls = Calls(self._open(), workers, max_workers=max_workers, concurrency=concurrency, notify=notify)
             self._retired.append(calls)
             return calls
 

@@ -28,6 +28,8 @@ TOLERANCE_S: Final = 300.0
 _PREFIX: Final = "notify:"  # of the Celery queues that workers serve for the hosts that they may tell
 _PORTS: Final = {"https": 443, "http": 80}
 _HOST: Final = re.compile(r"[a-z0-9_]([a-z0-9_-]*[a-z0-9_])?(\.[a-z0-9_]([a-z0-9_-]*[a-z0-9_])?)*")
+# Not what stands beside brackets, which urlsplit() overlooks in some of Python's versions.
+_NETLOC: Final = re.compile(r"(\[[^\[\]]*\]|[^\[\]]*)(:[0-9]*)?")
 _SECRET: Final = "whsec_"
 
 
@@ -87,7 +89,8 @@ def split(name: str, url: object) -> tuple[Origin, str]:
         raise ConfigError(name, "a URL without user and password", "one with them", "a path may have a secret part")
     if parts.fragment:
         raise ConfigError(name, "a URL without a #fragment", "one with it", "a server is never sent that")
-    if not (_is_address(host) if ":" in host else _HOST.fullmatch(host)) or port == 0:
+    known = _is_address(host) if ":" in host else _HOST.fullmatch(host)
+    if not known or not _NETLOC.fullmatch(parts.netloc) or port == 0:
         raise ConfigError(name, expected, f"the host {parts.netloc!r}")
     target = (parts.path or "/") + (f"?{parts.query}" if parts.query else "")
     return Origin(parts.scheme, host, port or _PORTS[parts.scheme]), target

@@ -101,7 +101,9 @@ class _Places:
             self.idle.pop().close()
         self.outside.close()
 
-    def __del__(self) -> None:
+    def __del__(self, finalizing: Callable[[], bool] = sys.is_finalizing) -> None:
+        if finalizing():
+            return  # all was closed by atexit, and this module's names may be gone
         self.close()  # in the thread itself, as it ends: what may be used in one thread only is closed there
         if self.pid == os.getpid():
             self._others.pop(id(self), None)

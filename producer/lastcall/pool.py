@@ -117,13 +117,14 @@ class Pool:
 
     def apply_async(
         self, func: Callable[..., T], args: Iterable[Any] = (), kwds: Mapping[str, Any] | None = None,
-        callback: Callback | None = None, error_callback: ErrorCallback | None = None,
+        callback: Callback | None = None, error_callback: ErrorCallback | None = None, *, notify: str | None = None,
     ) -> AsyncResult[T]:  # fmt: skip
         """Call func(*args, **kwds); the result comes later.
 
         callback: called with what it returned; error_callback: with what it raised. All of a pool's are called by one
         thread, one after the other; a result is ready when that is done. What keeps a call from being sent, an
-        argument that cannot be pickled, say, is raised by the result, too.
+        argument that cannot be pickled, say, is raised by the result, too. notify: a URL that a worker tells of the
+        call's end, as of client.submit_telling().
         """
         self._check_running()
         _check_callbacks(callback, error_callback)
@@ -133,7 +134,7 @@ class Pool:
             answer = Answer()
             answer.set_exception(error)
         else:
-            answer = self._work.submit(func, sent, named)
+            answer = self._work.submit(func, sent, named, notify)
         if callback is not None or error_callback is not None:
             answer = self._work.callbacks.after(answer, callback, error_callback)
         return AsyncResult(self, answer, "apply_async", func)

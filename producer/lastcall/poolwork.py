@@ -67,10 +67,14 @@ class PoolWork:
         connection.ensure_workers(workers)
         self._starter = None if initializer is None else _starter(connection, initializer, initargs)
 
-    def submit(self, function: Callable[..., Any], args: Sequence[Any], kwargs: dict[str, Any]) -> Answer:
-        """A call's future; where it cannot be sent, that is its outcome."""
+    def submit(
+        self, function: Callable[..., Any], args: Sequence[Any], kwargs: dict[str, Any], notify: str | None = None
+    ) -> Answer:
+        """A call's future; where it cannot be sent, that is its outcome. notify: a URL that is told of its end."""
         if not callable(function):
             return _failed(not_callable(function))
+        if notify is not None:
+            return self._submit_telling(notify, function, args, kwargs)
         calls = self._calls
         if calls is None or calls.broken:
             calls = self._open_calls()
@@ -203,6 +207,29 @@ class PoolWork:
             stack.callback(self.callbacks.stop)
             for one in calls:
                 stack.callback(one.close, wait=wait)
+
+    def _submit_telling(
+        self, notify: str, function: Callable[..., Any], args: Sequence[Any], kwargs: dict[str, Any]
+    ) -> Answer:
+        """A call with a queue of its own."""
+        with self._lock:
+            calls = Calls(
+                self._client._open(), self._workers,
+                max_workers=self._max_workers, starter=self._starter, notify=notify,
+            )  # fmt: skip
+            self._retired.append(calls)
+
+        def forget(_: object) -> None:
+            with self._lock:
+                if calls in self._retired:
+                    self._retired.remove(calls)
+
+        try:
+            answer = calls.only(function, args, kwargs)
+        except (NotSerializable, ItemTooLarge, FunctionNotAllowed) as error:
+            answer = _failed(error)
+        answer.add_done_callback(forget)
+        return answer
 
     def _open_calls(self) -> Calls:
         with self._lock:

@@ -61,7 +61,7 @@ def reap_once(
     """Reap every queue that has not ended, once; forget those that have.
 
     celery_queues: only the queues whose tickets travel through one of these. tell: hands over what is to be told of a
-    queue that has ended; False where that is not possible now, and is tried at the next look.
+    queue's ends; False where that is not possible now, and is tried at the next look.
     An error in one queue is kept in the result and does not stop the others; redis-py's
     ConnectionError and TimeoutError do: they concern all.
     """
@@ -80,7 +80,8 @@ def reap_once(
             lost, sent, ended = reap_queue(ledger, celery_queue, registry, sender, idle=idle.get(celery_queue, False))
             sweep.lost += [(queue, producer) for producer in lost]
             sweep.tickets += sent
-            if ended and not tell(ledger):
+            all_told = tell(ledger)  # an end before this epoch, too: it may have been reopened before anybody looked
+            if ended and not all_told:
                 continue
         except UnknownJob:
             ended = True

@@ -115,6 +115,11 @@ class TestTheirTasks:
         if "prefork" in their_worker.node:  # nothing is raised into a thread
             assert client.submit(theirs.slow, 5.0, True).result(30) == "tidied up"
 
+    def test_are_given_up_at_a_hard_limit_that_is_below_the_soft_one(self, client: Client) -> None:
+        with pytest.raises(errors.ItemTimeout) as raised:
+            client.submit(theirs.hard, 2.0).result(30)
+        assert raised.value.timeout_s == 0.3
+
     def test_run_beside_plain_functions(self, client: Client) -> None:
         assert list(client.map(theirs.add.run, range(5), workers="theirs")) == [1, 2, 3, 4, 5]
         assert list(client.map(plus_one, range(5), workers="theirs")) == [1, 2, 3, 4, 5]

@@ -1104,6 +1104,26 @@ class TestStages:
         assert (last.ended, two.status().state) == ("DRAINED", "SEALED")
         assert drain(two, last.downstream_tickets[0]) == "DRAINED"
 
+    @pytest.mark.parametrize("on_lost", ["fail", "wait"])
+    def test_a_producer_that_seal_shut_out_has_left_when_letters_are_retried(self, redis: Redis, on_lost: str) -> None:
+        queue = make(redis, on_lost=on_lost)
+        lease = queue.join("p")
+        (ticket,) = put(queue, "p", lease.epoch, 1, 1).tickets
+        if on_lost == "wait":
+            queue.leave("p", lease.epoch, lost=True)  # which is waited for
+        queue.seal()
+        take(queue, ticket)
+        assert take(queue, ticket, 1, Completion("1-1", 0, 1, letters=[("1-1#0", LETTER)])).ended == "DRAINED"
+        _, (ticket,) = queue.revive(["1-1#0"], 1)
+        status = queue.status()
+        assert (status.state, status.live, [one.state for one in status.producers]) == ("SEALED", 0, ["left"])
+        assert not redis.exists(key(queue, "leases"))
+        assert queue.renew(LONG_MS, [], [("p", lease.epoch)]) == ([], [])
+        assert put(queue, "p", lease.epoch, 1, 1).seq == 1  # what it put before is known as that
+        with pytest.raises(QueueFinished):
+            put(queue, "p", lease.epoch, 2, 1)
+        assert drain(queue, ticket) == "DRAINED"
+
     def test_downstream_must_be_there_and_open(self, redis: Redis) -> None:
         with pytest.raises(UnknownJob) as unknown:
             make(redis, "a", "b")

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
+from concurrent import futures
 
 import pytest
 
-from lastcall import Client, errors
+from lastcall import Client, Manager, current, errors
+from lastcall.shared.barrier import Barrier
 from tests.conftest import Cluster
 from tests.functions import odd_only, produce, square
 from tests.workers import Worker
@@ -109,15 +111,15 @@ def test_queues_that_are_joined_in_all_slots_end(few: Cluster) -> None:
 )
 def test_other_waits_in_all_slots_end(few: Cluster, function: Callable[[int], int], n: int, expected: int) -> None:
     with few.client() as client:
-        futures = [client.submit_to("few", function, n + 100 * at) for at in range(3)]
-        got = [future.result(100) for future in futures]
+        calls = [client.submit_to("few", function, n + 100 * at) for at in range(3)]
+        got = [future.result(100) for future in calls]
         assert got == [n + 100 * at if expected == n else expected for at in range(3)]
 
 
 def test_an_item_that_ends_its_process_does_not_end_who_waits_for_it(few: Cluster) -> None:
     with few.client() as client:
-        futures = [client.submit_to("few", wait_for_one_that_exits, n) for n in range(3)]
-        assert [future.result(100) for future in futures] == ["1"] * 3
+        calls = [client.submit_to("few", wait_for_one_that_exits, n) for n in range(3)]
+        assert [future.result(100) for future in calls] == ["1"] * 3
 
 
 def test_errors_come_out_of_what_was_done_in_place(few: Cluster) -> None:
@@ -130,3 +132,35 @@ def test_errors_come_out_of_what_was_done_in_place(few: Cluster) -> None:
 def test_a_wait_outside_of_a_worker_helps_nobody(few: Cluster) -> None:
     with few.client() as client, pytest.raises(errors.WaitTimeout):
         next(client.map(square, [1], workers="nobody", timeout=0.2))
+
+
+def meet(barrier: Barrier) -> tuple[str, int]:
+    return current.item, barrier.wait(20)
+
+
+def test_calls_that_one_slot_has_in_hand_may_wait_for_one_another(few: Cluster) -> None:
+    with few.client() as client, Manager(client=client) as manager:
+        for parties in (2, 5, 9):
+            # Such short ones that slots then take several at once.
+            futures.wait([client.submit_to("few", square, n) for n in range(300)], 100)
+            barrier = manager.Barrier(parties)
+            met = [client.submit_to("few", meet, barrier) for _ in range(parties)]
+            items, numbers = zip(*(one.result(100) for one in met), strict=True)
+            assert len(set(items)) == parties  # `current` is each one's own
+            assert sorted(numbers) == list(range(parties))
+            assert not barrier.broken
+
+
+def raise_after(barrier: Barrier, n: int) -> int:
+    barrier.wait(20)
+    if n % 2:
+        raise ValueError(n)
+    return n
+
+
+def test_what_is_done_meanwhile_keeps_its_own_outcome(few: Cluster) -> None:
+    with few.client() as client, Manager(client=client) as manager:
+        futures.wait([client.submit_to("few", square, n) for n in range(300)], 100)
+        barrier = manager.Barrier(6)
+        met = [client.submit_to("few", raise_after, barrier, n) for n in range(6)]
+        assert [str(one.exception(100) or one.result()) for one in met] == [str(n) for n in range(6)]

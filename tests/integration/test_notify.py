@@ -7,6 +7,9 @@ import io
 import json
 import queue as queues
 import re
+import signal
+import subprocess
+import sys
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -20,8 +23,9 @@ from lastcall.state import keys
 from lastcall.state.ledger import Ledger
 from lastcall_worker.notifier import Teller
 from tests.conftest import Cluster
+from tests.coroutines import nap
 from tests.functions import plus_one, produce
-from tests.workers import ROOT, Worker, until
+from tests.workers import ROOT, Worker, environment, until
 
 pytestmark = pytest.mark.integration
 
@@ -175,6 +179,19 @@ def test_each_end_is_told_once_under_an_id_of_its_own(
     assert told.came.empty()
 
 
+def test_an_end_is_told_while_the_queue_goes_on_that_was_reopened_before_a_reaper_looked(
+    client: Client, cluster: Cluster, teller: Worker, told: Receiver, name: str
+) -> None:
+    queue = client.queue(name, plus_one, notify=told.origin)
+    client._connection.redis.hdel(keys.QUEUES, f"{name}/{name}")  # no reaper looks at it
+    queue.cancel()
+    queue.reopen()
+    with queue.producer("p") as out:
+        assert json.loads(told.next()[1])["data"]["epoch"] == 1
+        out.put(1)
+    assert json.loads(told.next()[1])["data"]["epoch"] == 2
+
+
 def test_a_map_and_a_pools_map_tell_their_end(client: Client, cluster: Cluster, teller: Worker, told: Receiver) -> None:
     results = client.map(plus_one, range(10), notify=told.origin)
     assert list(results) == list(range(1, 11))
@@ -183,6 +200,55 @@ def test_a_map_and_a_pools_map_tell_their_end(client: Client, cluster: Cluster, 
     with Pool(client=client) as pool:
         assert pool.map_async(plus_one, range(4), notify=told.origin).get(30) == [1, 2, 3, 4]
         assert json.loads(told.next()[1])["data"]["done"] == 4
+
+
+def test_a_call_and_a_pools_call_tell_their_end(
+    client: Client, cluster: Cluster, teller: Worker, told: Receiver, name: str
+) -> None:
+    future = client.submit_telling(f"{told.origin}/call", plus_one, 1)
+    headers, body, path = told.next()
+    data = verify_notification(headers, body, cluster.key)["data"]
+    assert (path, data["put"], data["done"], data["state"]) == ("/call", 1, 1, "DRAINED")
+    assert future.result(30) == 2
+    with pytest.raises(TypeError):
+        client.submit_telling(told.origin, plus_one, "one").result(30)
+    assert json.loads(told.next()[1])["data"]["done"] == 1  # an exception is a result, too
+    assert client.submit_telling(told.origin, nap, 1).result(30) == 1
+    told.next()
+    came: queues.Queue[object] = queues.Queue()
+    with Pool(client=client) as pool:
+        result = pool.apply_async(dict, [[("a", 1)]], {"b": 2}, came.put, notify=told.origin)
+        assert came.get(timeout=WAIT_S) == result.get(30) == {"a": 1, "b": 2}
+        assert json.loads(told.next()[1])["data"]["done"] == 1
+        with pytest.raises(errors.NotificationRefused):
+            pool.apply_async(plus_one, [1], notify="https://example.com/")
+    assert told.came.empty()
+
+
+def test_a_call_goes_on_and_is_told_when_who_made_it_has_died(
+    client: Client, cluster: Cluster, teller: Worker, told: Receiver
+) -> None:
+    program = (
+        "import os, signal; from lastcall import Client; from tests.functions import plus_one\n"
+        f"Client().submit_telling({told.origin!r}, plus_one, 1)\n"
+        "os.kill(os.getpid(), signal.SIGKILL)\n"
+    )
+    ended = subprocess.run([sys.executable, "-c", program], env=environment(cluster.url, cluster.key), timeout=60)
+    assert ended.returncode == -signal.SIGKILL
+    data = json.loads(told.next()[1])["data"]
+    assert (data["state"], data["done"], data["lost"]) == ("DRAINED", 1, [])
+
+
+def test_a_call_that_cannot_be_sent_is_told_as_cancelled_and_none_leaves_anything_behind(
+    client: Client, cluster: Cluster, teller: Worker, told: Receiver
+) -> None:
+    held = client._retired.copy()
+    with pytest.raises(errors.NotSerializable):
+        client.submit_telling(told.origin, plus_one, threading.Lock())
+    assert json.loads(told.next()[1])["data"]["state"] == "CANCELLED"
+    client.submit_telling(told.origin, plus_one, 1).result(30)
+    told.next()
+    until(lambda: client._retired == held, "the client to have let go of the call")
 
 
 def test_a_queue_that_consumers_read_tells_its_end(
@@ -203,7 +269,8 @@ def test_a_host_that_no_worker_may_tell_is_an_error_at_once(
     for url in (
         "ftp://hooks.example.com", "https://hooks.example.com@127.0.0.1/", "https://user:pass@hooks.example.com/",
         "https://hooks.example.com\\@127.0.0.1/", "https:///x", "https://hooks.example.com/#x", 7, "https://a b/",
-        "https://hooks.example.com:0/", "https://hooks.example.com:x/", "https://[127.0.0.1]/",
+        "https://hooks.example.com:0/", "https://hooks.example.com:x/", "https://[127.0.0.1]/", "https://[::1]x/",
+        "https://x[::1]/",
         "https://h\N{LATIN SMALL LETTER O WITH DIAERESIS}st/",
     ):  # fmt: skip
         with pytest.raises(errors.ConfigError, match="notify must be"):

@@ -340,6 +340,19 @@ def test_outside_of_workers_each_thread_has_its_own_which_is_closed_with_it() ->
         del mine.n
 
 
+def test_one_that_outlives_its_module_ends_in_silence() -> None:
+    program = (
+        "import sys; from lastcall import place, resource\n"
+        "opened = resource(lambda: 'open', close=lambda one: print('closed'))\n"
+        "print(opened())\n"
+        "sys.kept = place  # so that it ends as one does that others refer to: its names become None, one by one\n"
+    )
+    ended = subprocess.run(
+        [sys.executable, "-c", program], env=environment(None, None), capture_output=True, text=True, timeout=60
+    )
+    assert (ended.stdout.split(), ended.stderr, ended.returncode) == (["open", "closed"], "", 0)
+
+
 def test_a_fork_neither_uses_nor_closes_its_parents_resource() -> None:
     link = fresh()
     reading, writing = os.pipe()

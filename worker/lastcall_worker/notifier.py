@@ -54,7 +54,7 @@ class Teller:
         self._left = _A_SWEEP
 
     def hand_over(self, ledger: Ledger) -> bool:
-        """Hand over what is to be told of an ended queue. False if something is left that nobody can tell now."""
+        """Hand over what is to be told of a queue's ends. False if something is left that nobody can tell now."""
         left = False
         for field, content in ledger.ends().items():
             if self._left and self._hand_over(ledger, json.loads(content)):

@@ -11,6 +11,7 @@ import logging
 import threading
 import time
 import uuid
+from collections import deque
 from collections.abc import Callable, Sequence
 from contextlib import suppress
 from typing import TYPE_CHECKING, Any
@@ -117,22 +118,28 @@ class Running:
         return self.slot.station.settings
 
     def help(self, ledger: Ledger) -> bool:
-        """Run a ready chunk of another queue here and now, if this worker serves that."""
+        """Run a ready chunk of another queue here and now, if this worker serves that; else the next of the calls that
+        its slot has in hand, which nobody else can run."""
         with limits.no_alarm():  # the time limit of who waits is not that of what it does meanwhile
-            return self.slot.help(ledger)
+            return self.slot.help(ledger) or self.slot.run_next()
 
 
 class Slot:
-    """One run of the slot task: a ticket, for at most a slice of time."""
+    """One run of the slot task: a ticket, for at most a slice of time. beneath: whose function waits meanwhile."""
 
-    def __init__(self, station: Station, address: str, ticket: str, events: TaskEvents | None) -> None:
+    def __init__(
+        self, station: Station, address: str, ticket: str, events: TaskEvents | None, beneath: Slot | None = None
+    ) -> None:
         self.station = station
         self.address = address
         self.ticket = ticket
         self.events = events
+        self._beneath = beneath
         self.nonce = uuid.uuid4().hex
         self._last_s = float("inf")  # what the last chunk took
         self._unready: PackedError | None = None  # why this process or thread cannot run the queue's items
+        self._hand: deque[Chunk] = deque()  # calls that were claimed and are not begun
+        self._completed: list[Completion] = []  # those that were
         self.origins: list[Origin] | None = None  # of the items of the chunk that was opened last
         self.before: list[Completion] = []  # what was done before in the same hand, and is not sent
 
@@ -143,7 +150,7 @@ class Slot:
             work = other.work(ledger.address)
             if work is None or work.celery not in other.served():
                 return False
-            return Slot(other, ledger.address, f"helper-{uuid.uuid4().hex}", self.events).run_one(work, want)
+            return Slot(other, ledger.address, f"helper-{uuid.uuid4().hex}", self.events, self).run_one(work, want)
 
     def run(self) -> None:
         station, settings = self.station, self.station.settings
@@ -239,6 +246,11 @@ class Slot:
         """Run what was claimed and say what it came to."""
         if work.gather:
             return gather.complete(self, work, claim)
+        if work.style == CALL:
+            self._hand, self._completed = deque(claim.chunks), []
+            while self._hand:
+                self._completed.append(self._complete(work, self._hand.popleft()))
+            return self._completed
         completions: list[Completion] = []
         for chunk in claim.chunks:
             self.before = completions
@@ -286,6 +298,20 @@ class Slot:
         self.send_downstream(work, left)
         self.send(work.celery, self.address, left.tickets)
         return bool(claim.chunks)
+
+    def run_next(self) -> bool:
+        """Run the next call in the hand, else in that of a slot beneath, all of which wait. Whether there is one."""
+        if not self._hand:
+            return self._beneath is not None and self._beneath.run_next()
+        station = self.station
+        with a_station(station.app, station.settings, station.node) as other:
+            work = other.work(self.address)
+            if work is None:
+                return False
+            beside = Slot(other, self.address, self.ticket, self.events, self._beneath)
+            beside._hand, beside._completed = self._hand, self._completed  # it may wait, too
+            beside._completed.append(beside._complete(work, beside._hand.popleft()))
+            return True
 
     def _complete(self, work: Work, chunk: Chunk) -> Completion:
         """Run a chunk's items and say what it came to."""

@@ -33,6 +33,15 @@ local function go_on(i)
   set(i, 'epoch', num(i, 'epoch') + 1)
   set(i, 'state', 'SEALED')
   set(i, 'bytes', 0)
+  -- Who still held a lease was shut out by seal(): nothing more of it comes, and its lease went with the end.
+  local records = redis.call('HGETALL', key(i, PRODUCERS))
+  for at = 1, #records, 2 do
+    local left = string.gsub(string.gsub(records[at + 1], ' live$', ' left'), ' absent$', ' left')
+    if left ~= records[at + 1] and string.sub(records[at], 1, 6) ~= 'stage:' then
+      redis.call('HSET', key(i, PRODUCERS), records[at], left)
+      add(i, 'live', -1)
+    end
+  end
   for _, part in ipairs({META, PRODUCERS, RESULTS, DEAD, JOB, EVENTS, FAILURES}) do redis.call('PERSIST', key(i, part)) end
   redis.call('HINCRBY', key(i, JOB), 'open', 1)
   redis.call('HSET', key(i, JOB), 'queue:' .. get(i, 'name'), num(i, 'epoch'))
