@@ -140,7 +140,12 @@ class Note(NamedTuple):
 
     def args(self) -> tuple[str, str, bytes]:
         ago_us = int((time.perf_counter() - self.ended) * 1e6)
-        return self.kind, self.id, msgpack.packb({**self.told, "ago": ago_us}, default=str)
+        # Of a path that is no UTF-8, say, an exception's text has what UTF-8 does not.
+        # Without the format's type for bytes, which scripts do not know.
+        told = msgpack.packb(
+            {**self.told, "ago": ago_us}, default=str, unicode_errors="backslashreplace", use_bin_type=False
+        )
+        return self.kind, self.id, told
 
 
 class Segment(NamedTuple):
