@@ -2,8 +2,9 @@
 
 client.py is where programs come in: Client.map (map.py), submit (calls.py), queue (queue.py with producer.py and
 consumer.py), job (job.py); pool.py (poolwork.py, asyncresult.py) is multiprocessing's pools on it, executor.py
-concurrent.futures' interface; flow.py is where flows begin (steps.py, plan.py, flowjob.py, feeder.py, serial.py). What they travel in: envelope.py, payload.py, functions.py, outcome.py. What keeps them
-alive: heart.py, reaper.py, registry.py, waiting.py. The private cluster: local.py, guardian.py. The commands: cli/.
+concurrent.futures' interface; flow.py is where flows begin (steps.py, plan.py, flowjob.py, feeder.py, serial.py). What
+they travel in: envelope.py, payload.py, functions.py, outcome.py. What keeps them alive: heart.py, reaper.py,
+registry.py, waiting.py. The private cluster: local.py, guardian.py. The commands: cli/.
 """
 
 from lastcall import errors
