@@ -45,7 +45,7 @@ down:  ## stop the service's containers (ARGS=--volumes: and forget their data)
 	@$(need_compose)
 	docker compose --profile '*' down --remove-orphans $(ARGS)
 
-bench: $(VENV)/.dev  ## compare with raw Celery and multiprocessing.Pool
+bench: $(VENV)/.dev  ## compare with raw Celery, huey and multiprocessing.Pool
 	$(BIN)/python -m benchmarks $(ARGS)
 
 chaos: $(VENV)/.dev  ## random jobs under random faults, each checked (ARGS="--jobs 300", --seed, --celery, --json FILE)

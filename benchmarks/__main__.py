@@ -7,15 +7,18 @@ import sys
 from collections.abc import Callable, Sequence
 
 from benchmarks import (
+    aside,
     backlog,
     calls,
     chunks,
     efficiency,
     events,
     flows,
+    joblib,
     latency,
     map,
     memory,
+    pool,
     report,
 )
 from benchmarks.harness import Row, Stand
@@ -23,12 +26,15 @@ from benchmarks.harness import Row, Stand
 BENCHMARKS: dict[str, Callable[[Stand], list[Row]]] = {
     "calls": calls.run,
     "map": map.run,
+    "pool": pool.run,
     "latency": latency.run,
     "efficiency": efficiency.run,
     "memory": memory.run,
     "backlog": backlog.run,
     "chunks": chunks.run,
     "events": events.run,
+    "joblib": joblib.run,
+    "aside": aside.run,
     "flows": flows.run,
 }
 
@@ -37,7 +43,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Run what the command line asks for. 0, or 1 with --check where a goal was missed."""
     parser = argparse.ArgumentParser(
         prog="python -m benchmarks",
-        description="lastcall beside raw Celery and multiprocessing.Pool, two slots each.",
+        description="lastcall beside raw Celery, huey and multiprocessing.Pool, two slots each.",
     )
     parser.add_argument(
         "--only", action="append", choices=BENCHMARKS, metavar="NAME",

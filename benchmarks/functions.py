@@ -1,7 +1,7 @@
 """The functions that workers run: the same ones for lastcall, Celery and multiprocessing.Pool."""
 
 import time
-from typing import TypeVar
+from typing import Any, TypeVar
 
 T = TypeVar("T")
 
@@ -25,3 +25,8 @@ def sleep_1ms(value: T) -> T:
     """Wait for 1 ms, as for an answer from elsewhere."""
     time.sleep(MILLISECOND)
     return value
+
+
+def first_of(array: Any) -> float:
+    """An array's first element."""
+    return float(array[0])

@@ -14,7 +14,7 @@ from dataclasses import dataclass, field
 from multiprocessing.pool import Pool
 from typing import Any, Final
 
-from benchmarks import celery_app
+from benchmarks import celery_app, huey_app
 from lastcall import Client
 from lastcall.local import LocalCluster
 from lastcall.settings import Settings
@@ -96,6 +96,7 @@ class Stand:
                 del os.environ[name]
         self._closing = contextlib.ExitStack()
         self._celery: Any = None
+        self._huey: Any = None
         self._client: Client | None = None
         # Forked first, while this process has no threads or connections to be inherited.
         self.pool: Final[Pool] = multiprocessing.Pool(SLOTS)
@@ -131,6 +132,19 @@ class Stand:
             app.tasks["benchmarks.noop"].delay(0).get(timeout=_START_S)
             self._celery = app
         return self._celery
+
+    @property
+    def huey(self) -> Any:
+        """A huey task on a server of its own, likewise, with one consumer of two processes."""
+        if self._huey is None:
+            cluster = LocalCluster(SLOTS, _worker_command=_huey_consumer)
+            self._closing.callback(cluster.close)
+            cluster.ensure_workers("huey")
+            app, task = huey_app.make(cluster.url)
+            self._closing.callback(app.storage.close)
+            task(0).get(blocking=True, timeout=_START_S)
+            self._huey = task
+        return self._huey
 
     def race(self, contenders: Mapping[str, Callable[[], float]], rounds: int | None = None) -> dict[str, Sample]:
         """Run the contenders in turns, A B A B, after a round of each that does not count.
@@ -196,5 +210,14 @@ def _celery_worker(celery_queue: str, node: str, slots: int, _threads: int) -> l
         sys.executable, "-P", "-m", "celery", "-A", "benchmarks.celery_app", "worker",
         "-P", "prefork", "-c", str(slots), "-Q", celery_queue, "-n", node,
         "--without-gossip", "--without-mingle", "-l", "WARNING",
+    ]
+    # fmt: on
+
+
+def _huey_consumer(_queue: str, _node: str, slots: int, _threads: int) -> list[str]:
+    # fmt: off
+    return [
+        sys.executable, "-P", "-m", "huey.bin.huey_consumer", "benchmarks.huey_app.huey",
+        "-k", "process", "-w", str(slots), "--no-periodic", "--quiet",
     ]
     # fmt: on

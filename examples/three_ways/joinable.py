@@ -1,10 +1,13 @@
-"""Way 2: multiprocessing.JoinableQueue, which counts the items that are not done yet.
+"""Way 2: JoinableQueue, which counts the items that are not done yet.
+
+It is multiprocessing's here, and lastcall's (between machines) where that is imported instead.
 
 Needs: a task_done() for every get(), and consumers that are daemons, for they never learn that
 nothing more will come: they wait in get() until the main process ends and kills them.
 
 Hangs:
-- a consumer dies between get() and task_done(): the count never falls to 0, join() waits for ever;
+- with multiprocessing's, where a consumer dies between get() and task_done(): the count never falls
+  to 0, join() waits for ever. lastcall's gives the item to another consumer;
 - the main process has more to do: the consumers sit in get() for as long as it lives.
 
 Ends too early: join() knows items, not producers. Before the first put, or whenever the consumers
@@ -32,7 +35,7 @@ def consumer(queue: JoinableQueue[str]) -> None:
 
 
 def main() -> None:
-    queue: JoinableQueue[str] = JoinableQueue(maxsize=20)
+    queue: JoinableQueue[str] = JoinableQueue(20)
     producers = [Process(target=producer, args=(name, queue)) for name in ("bun", "mantou")]
     consumers = [Process(target=consumer, args=(queue,), daemon=True) for _ in range(2)]
     for process in producers + consumers:

@@ -6,6 +6,7 @@ kwargs). Calls that are made while a put is under way travel together; one threa
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 import threading
 import uuid
@@ -17,18 +18,29 @@ from typing import TYPE_CHECKING, Any
 from redis.exceptions import RedisError
 
 from lastcall import functions
+from lastcall.aside import Aside, Kept
+from lastcall.coroutine import is_async
 from lastcall.current import HELP_S, current, help_with, running
-from lastcall.errors import ItemTooLarge, LastcallError, LeaseLost, NotSerializable, QueueCancelled
+from lastcall.errors import (
+    AsideLost,
+    BadEnvelope,
+    ItemTooLarge,
+    LastcallError,
+    LeaseLost,
+    NotSerializable,
+    QueueCancelled,
+)
 from lastcall.outcome import unpack_error
 from lastcall.payload import CALL
-from lastcall.policy import Policy, told_of
+from lastcall.policy import Policy, told, told_of
 from lastcall.queue import make
 from lastcall.results import Entry, Reader
 from lastcall.task import task
-from lastcall.waiting import AWAY, Deadline, unreachable
+from lastcall.waiting import AWAY, Deadline, unreachable, warn_of_loop
 
 if TYPE_CHECKING:
     from lastcall.connection import Connection
+    from lastcall.parcel import Parcel
     from lastcall.queue import Starter
     from lastcall.state.ledger import Ledger
 
@@ -46,11 +58,18 @@ def run_call(item: tuple[Any, ...]) -> Any:
 
 
 @task(name="lastcall.calls")
-def run_calls(function: Callable[..., Any] | str, calls: Iterable[Sequence[Any]]) -> list[Any]:
-    """Several calls in one, of a function, or of one that @task knows by this name."""
+def run_calls(function: Callable[..., Any] | str, calls: Iterable[Sequence[Any]]) -> Any:
+    """Several calls in one, of a function, or of one that @task knows by this name. Of coroutines: one that awaits
+    all."""
     if isinstance(function, str):
         function = functions.load(("task", function, function), current.worker, False)
+    if is_async(function):
+        return _gathered(function, calls)
     return [function(*args) for args in calls]
+
+
+async def _gathered(function: Callable[..., Any], calls: Iterable[Sequence[Any]]) -> list[Any]:
+    return await asyncio.gather(*(function(*args) for args in calls))
 
 
 class Answer(Future[Any]):
@@ -59,6 +78,7 @@ class Answer(Future[Any]):
     number = 0  # of the call's chunk; another one when calls before it are dropped before they are sent
     withdrawn = False
     held = False
+    needs: tuple[Kept, ...] = ()  # what lies aside for it
 
     def __init__(self, ledger: Ledger | None = None, calls: Calls | None = None) -> None:
         super().__init__()
@@ -96,8 +116,12 @@ class Answer(Future[Any]):
 
     def _help(self, timeout: float | None) -> float | None:
         """Where this waits in a worker's function: until it is done, or time is over. Gives what is left of that."""
+        if timeout != 0 and not self.done():
+            warn_of_loop()
+        if not running.get():
+            return timeout
         deadline = Deadline(timeout)
-        while running.get() and not self.done() and not deadline.passed:
+        while not self.done() and not deadline.passed:
             try:
                 super().exception(deadline.left(HELP_S))
             except TimeoutError:
@@ -110,11 +134,12 @@ class Calls:
     """A client's calls through one Celery queue.
 
     max_workers: slots at the same time, in the whole cluster. starter: what slots do before their first call.
+    concurrency: the calls are coroutines, of which a slot runs that many at the same time.
     """
 
     def __init__(
         self, connection: Connection, celery_queue: str, *,
-        max_workers: int | None = None, starter: Starter | None = None,
+        max_workers: int | None = None, starter: Starter | None = None, concurrency: int | None = None,
     ) -> None:  # fmt: skip
         self.job = f"calls-{uuid.uuid4().hex}"
         self._connection = connection
@@ -122,11 +147,13 @@ class Calls:
             self._queue = make(
                 connection, self.job, "calls", function=run_call, style=CALL, workers=celery_queue,
                 results="once", on_error="return", founder="client", max_workers=max_workers, starter=starter,
+                policy=told(concurrency=concurrency),
             )  # fmt: skip
         except AWAY as error:
             raise unreachable(connection, error) from error
         self._producer = self._queue.producer("client", chunk_items=1)
         self.ledger = self._queue._ledger
+        self._aside = Aside(connection, self.ledger)
         self._futures: dict[int, Answer] = {}  # by the number of the call's chunk
         self._cancelling = threading.Lock()
         self._some = threading.Event()
@@ -137,17 +164,25 @@ class Calls:
         self._reader.start()
 
     def submit(
-        self, function: Callable[..., Any], args: Any, kwargs: dict[str, Any], policy: Policy | None = None
-    ) -> Answer:
-        """Send a call. policy: None for what @task says. Raises NotSerializable, ItemTooLarge, and what broke it."""
-        wire, told = self._sent(function)
+        self, function: Callable[..., Any], args: Any, kwargs: dict[str, Any], policy: Policy | None = None, *,
+        copied: bool = True, name: str | None = None,
+    ) -> Answer:  # fmt: skip
+        """Send a call. policy: None for what @task says. copied: whether it may write into large arrays, which are its
+        own then. name: of the function, for people. Raises NotSerializable, ItemTooLarge, and what broke it.
+        """
+        wire, policy_wire = self._sent(function)
+        if name is not None:
+            wire = (wire[0], name, wire[2])
+        parcel = self._aside.parcel(copied=copied)
         try:
-            dumped = self._producer.dump((wire, args, kwargs, told if policy is None else policy.wire))
+            dumped = self._producer.dump((wire, args, kwargs, policy_wire if policy is None else policy.wire), parcel)
         except NotSerializable as error:
             raise self._which(error, args, kwargs) from error
         except ItemTooLarge as error:
             raise ItemTooLarge(error.size_bytes, error.limit_bytes) from None
         future = Answer(self.ledger, self)
+        if parcel.taken:
+            self._hold(parcel, future)
 
         def register(number: int) -> None:
             if self.broken:
@@ -157,11 +192,26 @@ class Calls:
 
         try:
             self._producer.put_dumped(dumped, registered=register)
+        except BaseException as error:
+            self._aside.release(future.needs)
+            if isinstance(error, LastcallError):
+                self.broken = True
+            raise
+        if future.needs:
+            future.add_done_callback(self._release)
+        self._some.set()
+        return future
+
+    def _hold(self, parcel: Parcel, future: Answer) -> None:
+        """See that the call's large arguments are on the server until it is done."""
+        try:
+            future.needs = self._aside.hold(parcel.contents)
         except LastcallError:
             self.broken = True
             raise
-        self._some.set()
-        return future
+
+    def _release(self, future: Any) -> None:
+        self._aside.release(future.needs)
 
     def _sent(self, function: Callable[..., Any]) -> _Sent:
         try:
@@ -229,6 +279,11 @@ class Calls:
         return [future for future in futures if future.withdrawn and self._futures.pop(future.number, None) is future]
 
     @property
+    def is_full(self) -> bool:
+        """Whether submit() would block now, until what was submitted is sent."""
+        return self._producer.is_full
+
+    @property
     def reads_here(self) -> bool:
         """Whether this is the thread that reads outcomes, which must not wait for any."""
         return threading.current_thread() is self._reader
@@ -251,6 +306,7 @@ class Calls:
             self._some.set()
             if not self.reads_here:
                 self._reader.join()
+                self._aside.clear()
 
     def _drop(self) -> None:
         with contextlib.suppress(RedisError, LastcallError):  # it ends by itself when its lease has run out
@@ -317,7 +373,10 @@ class Calls:
         elif entry.error is not None:
             _settle(future, entry.error)
         elif entry.outcome.errors:
-            _settle(future, unpack_error(entry.outcome.errors[0], self._connection.sealer.keyed))
+            error = unpack_error(entry.outcome.errors[0], self._connection.sealer.keyed)
+            if future.needs and isinstance(error, AsideLost | BadEnvelope):
+                self._aside.lost(future.needs)
+            _settle(future, error)
         else:
             future.set_result(entry.outcome.values[0])
 

@@ -19,6 +19,12 @@ def bound(name: str, value: object) -> None:
         raise ConfigError(name, "0 (no bound) or a positive int", repr(value))
 
 
+def natural(name: str, value: object) -> None:
+    """0, or a positive int."""
+    if not isinstance(value, int) or isinstance(value, bool) or value < 0:
+        raise ConfigError(name, "0 or a positive int", repr(value))
+
+
 def seconds(name: str, value: object) -> None:
     """A duration of more than 0 seconds."""
     if not isinstance(value, int | float) or isinstance(value, bool) or not 0 < value < float("inf"):

@@ -4,15 +4,17 @@ from __future__ import annotations
 
 import itertools
 import threading
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Coroutine, Iterable, Sequence
 from concurrent.futures import Future
 from contextlib import ExitStack
 from dataclasses import replace
 from types import TracebackType
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar, overload
 
+from lastcall import celerytask
 from lastcall.calls import Calls
 from lastcall.connection import Connection, host, unhost
+from lastcall.coroutine import CONCURRENCY, is_async
 from lastcall.errors import ClientClosed, ConfigError, LeaseLost, QueueFinished, UnknownJob
 from lastcall.feeder import Feeder
 from lastcall.flow import Flow, Stage
@@ -24,6 +26,7 @@ from lastcall.policy import RetryOn, told
 from lastcall.queue import StatusableQueue, make
 from lastcall.serial import SerialJob
 from lastcall.settings import Settings
+from lastcall.shared.named import Named
 from lastcall.sources import check_sources, items_of
 from lastcall.state import keys
 from lastcall.state.ledger import Ledger, Status, split
@@ -36,7 +39,7 @@ if TYPE_CHECKING:
 T = TypeVar("T")
 
 
-class Client:
+class Client(Named):
     """Submits work to a server's workers; without a server, starts a private one with workers.
 
     url, key: as LASTCALL_URL and LASTCALL_KEY, which they override; where neither says a URL, a server and workers
@@ -53,13 +56,14 @@ class Client:
         self._cluster: LocalCluster | None = None
         self._calls: dict[str, Calls] = {}
         self._feeders: list[Feeder] = []
+        self._coroutines: dict[str, Calls] = {}  # calls of such, of which a slot runs many at the same time
         self._retired: list[Calls] = []  # that take no more calls from here, but may have some out
         self._lock = threading.Lock()
         self._closed = False
         if settings.url is None:
             from lastcall.local import LocalCluster  # needs the extra `local`, a client does not
 
-            self._cluster = LocalCluster(slots, environment=_environment(settings))
+            self._cluster = LocalCluster(slots, environment=environment_of(settings))
             host(self._cluster)
             settings = replace(settings, url=self._cluster.url, key=self._cluster.key, broker_url=None)
         elif slots is not None:
@@ -87,19 +91,21 @@ class Client:
 
     def map(
         self, function: Callable[..., T], *iterables: Iterable[Any], ordered: bool = True,
-        chunksize: int | None = None, workers: str = "cpu", max_workers: int | None = None,
+        chunksize: int | None = None, workers: str | None = None, max_workers: int | None = None,
         timeout: float | None = None, retries: int | None = None, backoff_s: float | None = None,
         retry_on: RetryOn | None = None, item_timeout: float | None = None, crash_limit: int | None = None,
-        job: str | None = None,
+        concurrency: int | None = None, job: str | None = None, notify: str | None = None,
     ) -> MapResults:  # fmt: skip
         """Apply a function to every item; with several iterables, to their items side by side.
 
         Lazy at both ends: input may be endless, results come as they are asked for. ordered: in the order of the
-        input, else as they come. chunksize: items that travel together; None measures. workers: the Celery queue.
+        input, else as they come. chunksize: items that travel together; None measures. workers: the Celery queue
+        ("cpu"; a Celery task's own).
         max_workers: slots at the same time, in the whole cluster. timeout: seconds to wait for each result.
-        retries, backoff_s, retry_on, crash_limit: as in queue(). item_timeout: queue()'s timeout, for each item.
+        retries, backoff_s, retry_on, crash_limit, concurrency: as in queue(). item_timeout: queue()'s timeout.
         job: an id, of a job that is not there yet; its results are then kept on the server until they expire, and
         client.job(id).results() has them for whoever asks, should this process end before it has them all.
+        notify: a URL that a worker posts the outcome to, as in queue().
         Raises, when iterated, the first error of the function, with the remote traceback as its cause.
         """
         return MapResults(
@@ -107,39 +113,52 @@ class Client:
             workers=workers, max_workers=max_workers, timeout=timeout,
             policy=told(
                 retries=retries, backoff_s=backoff_s, retry_on=retry_on, timeout=item_timeout, crash_limit=crash_limit,
-                timeout_name="item_timeout",
+                concurrency=concurrency, timeout_name="item_timeout",
             ),
-            job=job,
+            job=job, notify=notify,
         )  # fmt: skip
 
-    def submit(self, function: Callable[..., T], /, *args: Any, **kwargs: Any) -> Future[T]:
-        """Call function(*args, **kwargs) on a worker of the Celery queue "cpu".
+    @overload
+    def submit(self, function: Callable[..., Coroutine[Any, Any, T]], /, *args: Any, **kwargs: Any) -> Future[T]: ...
+    @overload
+    def submit(self, function: Callable[..., T], /, *args: Any, **kwargs: Any) -> Future[T]: ...
+    def submit(self, function: Callable[..., Any], /, *args: Any, **kwargs: Any) -> Future[Any]:
+        """Call function(*args, **kwargs) on a worker of the Celery queue "cpu", a Celery task on one of its own queue.
 
         The future's cancel() takes the call back if no slot has it yet. What becomes of a call that raises or takes too
         long, @task(retries=, timeout=) says.
         """
-        return self.submit_to("cpu", function, *args, **kwargs)
+        return self.submit_to(celerytask.workers_of(function), function, *args, **kwargs)
 
-    def submit_to(self, workers: str, function: Callable[..., T], /, *args: Any, **kwargs: Any) -> Future[T]:
+    @overload
+    def submit_to(
+        self, workers: str, function: Callable[..., Coroutine[Any, Any, T]], /, *args: Any, **kwargs: Any
+    ) -> Future[T]: ...
+    @overload
+    def submit_to(self, workers: str, function: Callable[..., T], /, *args: Any, **kwargs: Any) -> Future[T]: ...
+    def submit_to(self, workers: str, function: Callable[..., Any], /, *args: Any, **kwargs: Any) -> Future[Any]:
         """Call function(*args, **kwargs) on a worker of the Celery queue `workers`."""
         self._open()
-        calls = self._calls.get(workers)
+        coroutine = is_async(function)
+        calls = (self._coroutines if coroutine else self._calls).get(workers)
         if calls is None or calls.broken:
-            calls = self._calls_to(workers)
+            calls = self._calls_to(workers, coroutine)
         try:
             return calls.submit(function, args, kwargs)
         except (LeaseLost, QueueFinished):
             # This process was silent for longer than a lease (suspended, say): the next queue of calls takes it.
-            return self._calls_to(workers).submit(function, args, kwargs)
+            return self._calls_to(workers, coroutine).submit(function, args, kwargs)
 
-    def _calls_to(self, workers: str) -> Calls:
+    def _calls_to(self, workers: str, coroutine: bool) -> Calls:
         with self._lock:
             connection = self._open()
-            calls = self._calls.get(workers)
+            known = self._coroutines if coroutine else self._calls
+            calls = known.get(workers)
             if calls is None or calls.broken:
                 if calls is not None:
                     self._retired.append(calls)
-                calls = self._calls[workers] = Calls(connection, workers)
+                concurrency = CONCURRENCY if coroutine else None
+                calls = known[workers] = Calls(connection, workers, concurrency=concurrency)
             return calls
 
     def _own_calls(self, workers: str, max_workers: int | None) -> Calls:
@@ -162,7 +181,8 @@ class Client:
         workers: str | None = None, max_workers: int | None = None, producers: int | None = None,
         on_lost: str | None = None, results: str | None = None, on_error: str | None = None,
         retries: int | None = None, backoff_s: float | None = None, retry_on: RetryOn | None = None,
-        timeout: float | None = None, crash_limit: int | None = None, reopen: bool = False,
+        timeout: float | None = None, crash_limit: int | None = None, concurrency: int | None = None,
+        reopen: bool = False, notify: str | None = None, record: str | None = None,
     ) -> StatusableQueue[Any]:  # fmt: skip
         """A queue of this name: the one that is there, if it agrees with what is said here, or a new one.
 
@@ -170,7 +190,8 @@ class Client:
         job: what it belongs to (None: a job of its own name, or that of `into`). into: the queue its outputs go to.
         maxsize, maxbytes: items and bytes outstanding, here and downstream, before producers of this queue block (0: no
         bound). Outputs of a stage never block: bound the first queue.
-        workers: the Celery queue of those who work on it ("cpu"). max_workers: slots at the same time.
+        workers: the Celery queue of those who work on it ("cpu"; a Celery task's own). max_workers: slots at the same
+        time.
         producers: how many there will be, where that is known; otherwise the last one to leave seals the queue.
         on_lost: "fail" (end INCOMPLETE), "wait" (until it comes back) or "ignore" a producer that fell silent.
         results: "keep" them until the job expires, "once" until they are read (unread ones count as outstanding), or
@@ -180,18 +201,22 @@ class Client:
         it (every Exception). timeout: seconds that an item may run (no bound); it then raises ItemTimeout, and where
         that does not end it within a second, its process is killed; a thread goes on, but its result is not taken.
         crash_limit: how often an item may kill its slot (3) before it becomes a dead letter.
-        What is not said of these five is as @task(...) said of the function.
-        reopen: if it has ended, begin anew.
-        Raises FunctionMismatch, QueueMismatch, ConfigError, NotSerializable, FunctionNotAllowed.
+        concurrency: how many coroutines of an `async def` function a slot runs at the same time (500).
+        What is not said of these six is as @task(...) said of the function.
+        reopen: if it has ended, begin anew. record: what its job's history holds, as in run() (nothing).
+        notify: a URL that a worker posts the outcome to, signed, when the queue has ended; only to hosts that a worker
+        may tell (LASTCALL_NOTIFY_HOSTS). docs/waiting.md says what it sends, verify_notification() checks it.
+        Raises FunctionMismatch, QueueMismatch, ConfigError, NotSerializable, FunctionNotAllowed, NotificationRefused.
         """
         if into is not None:
             job = job or into.job
         return make(
             self._open(), job or name, name, function=function, into=into, maxsize=maxsize, maxbytes=maxbytes,
             workers=workers, max_workers=max_workers, producers=producers, on_lost=on_lost,
-            results=results, on_error=on_error, reopen=reopen,
+            results=results, on_error=on_error, reopen=reopen, notify=notify, record=record,
             policy=told(
-                retries=retries, backoff_s=backoff_s, retry_on=retry_on, timeout=timeout, crash_limit=crash_limit
+                retries=retries, backoff_s=backoff_s, retry_on=retry_on, timeout=timeout, crash_limit=crash_limit,
+                concurrency=concurrency,
             ),
         )  # fmt: skip
 
@@ -199,6 +224,7 @@ class Client:
         self, flow: Flow | Stage | Callable[..., Any], items: Iterable[Any] | None = None, *,
         sources: Sequence[Callable[..., Iterable[Any]]] | None = None, mode: str = AUTO, ordered: bool = True,
         on_error: str = "stop", window: int | None = None, results: str | None = None, job: str | None = None,
+        record: str = "all",
     ) -> FlowJob | SerialJob:  # fmt: skip
         """Run a flow over items, or over what producer functions give that workers run: `sources`.
 
@@ -213,6 +239,8 @@ class Client:
         window: items under way, unread results included (100,000); more are not read from the input.
         results: "once" (there until they are read), "keep" (until the job expires: what a job with an id does) or
         "discard". job: an id, of a job that is not there yet; client.job(id) has its results then.
+        record: what the job's history holds, for job.on(), `lastcall trace`, `replay` and `gantt`: "all" (also chunks'
+        arguments and results, up to 4 kB each), "times", or "failures", which are kept in any case.
         Raises ConfigError, NothingToReduce where that is known before anything runs; NotSerializable,
         FunctionNotAllowed; ServerUnreachable.
         """
@@ -229,7 +257,7 @@ class Client:
             return SerialJob(made, of_sources if items is None else items, on_error=on_error)
         running = FlowJob(
             connection, made, items, mode=mode, ordered=ordered, on_error=on_error, window=window, results=results,
-            job=job, sources=sources,
+            job=job, sources=sources, record=record,
         )  # fmt: skip
         with self._lock:
             self._feeders = [feeder for feeder in self._feeders if not feeder.fed.is_set()]
@@ -275,7 +303,7 @@ class Client:
                 stack.callback(self._connection.close)
             for feeder in self._feeders:
                 stack.callback(feeder.stop, 2.0)
-            for calls in (*self._retired, *self._calls.values()):
+            for calls in (*self._retired, *self._calls.values(), *self._coroutines.values()):
                 stack.callback(calls.close, wait=wait)
 
     def _close_cluster(self) -> None:
@@ -289,7 +317,11 @@ class Client:
         return self._connection
 
 
-def _environment(settings: Settings) -> dict[str, str]:
+def environment_of(settings: Settings) -> dict[str, str]:
     """Settings that the private workers are to share."""
-    names = ("lease_s", "slice_s", "linger_s", "reap_s", "ttl_s", "max_item_bytes", "worker_wait_s")
-    return {f"LASTCALL_{name.upper()}": str(getattr(settings, name)) for name in names}
+    names = (
+        "lease_s", "slice_s", "linger_s", "reap_s", "ttl_s", "max_item_bytes", "worker_wait_s", "aside_bytes",
+        "aside_cache_bytes",
+    )  # fmt: skip
+    environment = {f"LASTCALL_{name.upper()}": str(getattr(settings, name)) for name in names}
+    return environment | {"LASTCALL_NOTIFY_HOSTS": " ".join(settings.notify_hosts)}

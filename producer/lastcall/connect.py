@@ -63,9 +63,10 @@ class Server(redis.Redis):
             raise
 
 
-def connect(settings: Settings, **redis_options: Any) -> redis.Redis:
+def connect(settings: Settings, *, replica: bool = False, **redis_options: Any) -> redis.Redis:
     """A client of the settings' server; answers are bytes.
 
+    replica: a server that takes no writes will do.
     redis_options: for redis.Redis, over the defaults: 5 s to connect, 30 s for an answer (a call
     that blocks must block for less), 3 quick retries when the connection is lost.
     Raises ServerUnreachable, WrongPassword, ServerReadOnly (a replica), ServerTooOld, ConfigError, after some 5 s at
@@ -90,7 +91,7 @@ def connect(settings: Settings, **redis_options: Any) -> redis.Redis:
     hasty = {"socket_timeout": _CONNECT_TIMEOUT_S, "retry": Retry(NoBackoff(), 0)}
     try:
         with redis.Redis.from_url(settings.url, **(options | hasty)) as asking:
-            _check(asking, settings.redacted_url)
+            _check(asking, settings.redacted_url, replica)
     except (TypeError, ValueError) as error:  # redis-py's, for parameters that it does not know
         if isinstance(error, ConfigError):
             raise
@@ -99,7 +100,7 @@ def connect(settings: Settings, **redis_options: Any) -> redis.Redis:
     return client
 
 
-def _check(client: redis.Redis, url: str) -> None:
+def _check(client: redis.Redis, url: str, replica: bool) -> None:
     try:
         client.ping()
         information = client.info("server")
@@ -118,7 +119,7 @@ def _check(client: redis.Redis, url: str) -> None:
     except (redis.RedisError, OSError) as error:
         raise ServerUnreachable(url, str(error) or type(error).__name__) from error
     check_version(information)
-    if replication.get("role") == "slave":
+    if replication.get("role") == "slave" and not replica:
         master = f"{replication.get('master_host')}:{replication.get('master_port')}"
         raise ServerReadOnly(url, f"it is a replica of {master}")
 

@@ -20,6 +20,7 @@ from lastcall.envelope import Sealer
 from lastcall.errors import ServerOutOfMemory, ServerReadOnly, ServerUnreachable
 from lastcall.heart import Heart
 from lastcall.registry import Registry
+from lastcall.shared.permits import Permits
 from lastcall.state import keys
 from lastcall.state.ledger import Ledger
 from lastcall.tickets import TicketSender
@@ -54,7 +55,9 @@ class Connection:
         assert broker is not None  # connect() has refused settings without a server
         self.tickets = TicketSender(broker)
         self.heart = Heart(self)
+        self.permits = Permits()
         self._has_sent = False
+        self._is_gone = False
         self._slots: dict[str, int] = {}  # as last known
         self._none_seen = float("-inf")
 
@@ -123,6 +126,16 @@ class Connection:
         """Count an envelope that was not genuine, for `lastcall status`."""
         with contextlib.suppress(RedisError):  # the error that is raised for it matters more
             self.redis.hincrby(keys.REFUSED, f"client@{socket.gethostname()}", 1)
+
+    def is_gone(self) -> bool:
+        """Whether it is closed, or the server does not answer now; for the end of the process, where that is asked for
+        each queue, and once is enough."""
+        if not self.closed and not self._is_gone:
+            try:
+                self.asking.ping()
+            except RedisError:
+                self._is_gone = True
+        return self.closed or self._is_gone
 
     def close(self) -> None:
         """Let go of the server: leases are no longer renewed, handles stop working."""

@@ -9,15 +9,15 @@ from __future__ import annotations
 import os
 import time
 import uuid
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from types import TracebackType
 from typing import TYPE_CHECKING, Generic, TypeVar
 
 from lastcall.current import HELP_S, help_with, running
-from lastcall.errors import BadEnvelope, ConfigError, Empty, LeaseLost
+from lastcall.errors import BadEnvelope, ConfigError, Empty, LeaseLost, QueueFinished
 from lastcall.payload import open_items
 from lastcall.state.ledger import Completion
-from lastcall.waiting import AWAY, Deadline, Outage, describe, raise_for, unreachable
+from lastcall.waiting import AWAY, Deadline, Outage, describe, raise_for, unreachable, warn_of_loop
 
 if TYPE_CHECKING:
     from lastcall.connection import Connection
@@ -36,7 +36,8 @@ class Consumer(Generic[T]):
     Of one thread; others, and forks, have their own.
     """
 
-    def __init__(self, connection: Connection, ledger: Ledger) -> None:
+    def __init__(self, connection: Connection, ledger: Ledger, *, beside: Callable[[], int] | None = None) -> None:
+        # beside: items that this process has got otherwise and not done: they do not come back while it waits here.
         self._connection = connection
         self._ledger = connection.asked(ledger)
         self._pid = os.getpid()
@@ -50,15 +51,14 @@ class Consumer(Generic[T]):
         self._closed = False
         self._lost = False
         self._waited = False
+        self._beside = beside
         self._outage = Outage(connection)
 
     def __enter__(self) -> Consumer[T]:
         return self
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, tb: TracebackType | None) -> None:
-        if kind is not None and self._at:
-            self._at -= 1
-        self.close()
+        self.close(failed=kind is not None)
 
     def __iter__(self) -> Iterator[T]:
         return self
@@ -75,19 +75,25 @@ class Consumer(Generic[T]):
         signed with another key (it stays in the queue), NotDeserializable (likewise), ServerUnreachable,
         ServerReadOnly.
         """
+        self.have(timeout)
+        self._at += 1
+        return self._items[self._at - 1]
+
+    def have(self, timeout: float | None = None) -> None:
+        """Have the next item in hand, for get(). Raises what that does."""
         if self._at < len(self._items) and not self._lost and not self._closed:
-            self._at += 1
-            return self._items[self._at - 1]
+            return
         if os.getpid() != self._pid:
             raise ConfigError("a consumer", "used in the process that made it", "a fork of it", "make one there")
+        warn_of_loop()
         deadline = Deadline(timeout)
         while True:
             try:
                 self._claim()
                 self._outage.over()
                 if self._items:
-                    self._at = 1
-                    return self._items[0]
+                    return
+                self._check_beside()
                 if not deadline.passed:
                     if help_with(self._ledger):  # a worker's function waits for a queue that workers feed
                         continue
@@ -102,10 +108,52 @@ class Consumer(Generic[T]):
                 what = f"queue {self._ledger.shown}: {self._outage}"
             raise Empty(self._ledger.shown, deadline.waited_s, what)
 
-    def close(self) -> None:
-        """Give back what was not handed out, and let go of the ticket. May be called again."""
+    @property
+    def holds(self) -> int:
+        """Items that it has got and not done, those that it has not handed out included."""
+        chunk = self._chunk
+        return chunk.items if chunk else 0
+
+    @property
+    def has_one(self) -> bool:
+        """Whether an item was handed out that is not done yet."""
+        return self._at > 0 and self._chunk is not None
+
+    @property
+    def closed(self) -> bool:
+        """Whether it was closed, or has come to the queue's end, or lost its ticket."""
+        return self._closed
+
+    def done(self) -> None:
+        """Mark as done what was handed out, now; without it, that is done when the next is asked for.
+
+        Where items of its chunk are still to be handed out, they are done together.
+        """
+        chunk = self._chunk
+        if chunk is None or self._at < len(self._items) or self._lost or self._closed:
+            return
+        outage = Outage(self._connection)
+        busy_us = int((time.monotonic() - self._claimed) * 1e6)
+        while True:
+            try:
+                self._ledger.next(
+                    self._ticket, self._nonce, self._connection.lease_ms, 0, stay=True,
+                    completions=[Completion(chunk.id, chunk.items)], busy_us=busy_us,
+                )  # fmt: skip
+                break
+            except AWAY as error:
+                outage.bear(error)
+        self._chunk, self._items, self._at = None, [], 0
+
+    def close(self, *, failed: bool = False) -> None:
+        """Give back what was not handed out, and let go of the ticket. May be called again.
+
+        failed: the item handed out last is given back, too.
+        """
         if self._closed or os.getpid() != self._pid:
             return
+        if failed and self._at:
+            self._at -= 1
         self._let_go()
         if self._enrolled:
             try:
@@ -121,6 +169,14 @@ class Consumer(Generic[T]):
             heart = self._connection.heart
             heart.drop_ticket(self._ledger, self._ticket)
             heart.unwatch(self._ledger)
+
+    def _check_beside(self) -> None:
+        """Nothing more is put, and this very process has all that is left: to wait for that is to wait for ever."""
+        if self._beside is None or not self._beside():
+            return
+        status = self._ledger.status()
+        if status.state == "SEALED" and not status.ready + status.delayed and status.leased <= self._beside():
+            raise QueueFinished(self._ledger.shown, "SEALED", reading=True)
 
     def _claim(self) -> None:
         """Complete the chunk in hand and take the next, if one is ready."""

@@ -11,13 +11,14 @@ import hashlib
 import pickle
 import struct
 import sys
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from hmac import compare_digest
 from typing import Any
 
 import msgpack
 
-from lastcall.errors import BadEnvelope, ConfigError, NotDeserializable, NotSerializable
+from lastcall.errors import AsideLost, BadEnvelope, ConfigError, ItemTooLarge, NotDeserializable, NotSerializable
+from lastcall.parcel import Parcel, Part, rebuild
 
 MIN_KEY_BYTES = 16
 OVERHEAD_BYTES = 17
@@ -26,6 +27,7 @@ _VERSION = 1
 _KEYED = _VERSION << 4 | 1
 _PLAIN = _VERSION << 4 | 2
 _MAC_BYTES = OVERHEAD_BYTES - 1
+_DIGEST_BYTES = 32
 
 # In a pickle that refers to __main__, or to __mp_main__ as multiprocessing's children call it.
 _MAIN_MARK = b"_main__"
@@ -40,7 +42,7 @@ class Sealer:
     key: at least 16 bytes, the same on every side; None: msgpack values only, unsigned.
     """
 
-    __slots__ = ("_kind", "_kind_byte", "_new_mac", "keyed")
+    __slots__ = ("_kind", "_kind_byte", "_new_digest", "_new_mac", "keyed")
 
     def __init__(self, key: bytes | None) -> None:
         if key is not None and len(key) < MIN_KEY_BYTES:
@@ -59,17 +61,18 @@ class Sealer:
         mac.update(self._kind_byte)
         # Keyed once for all envelopes: a copy is cheaper than a new one.
         self._new_mac = mac.copy
+        self._new_digest = hashlib.blake2b(key=key or b"", digest_size=_DIGEST_BYTES, person=b"lastcall aside").copy
 
     def __repr__(self) -> str:
         return f"Sealer({'keyed' if self.keyed else 'no key'})"
 
-    def seal(self, value: object, *context: str) -> bytes:
+    def seal(self, value: object, *context: str, parcel: Parcel | None = None) -> bytes:
         """Serialize and sign a value.
 
-        context: what the envelope is bound to, such as job, queue, chunk; open() needs the same.
+        context: what the envelope is bound to, such as job, queue, chunk; open() needs the same. parcel: as in dump().
         Without a key tuples arrive as lists. Raises NotSerializable.
         """
-        payload = self.dump(value)
+        payload = self.dump(value, parcel)
         return b"".join((self._kind_byte, self._mac(context, payload), payload))
 
     def open(self, data: bytes | bytearray | memoryview, *context: str) -> Any:
@@ -97,9 +100,23 @@ class Sealer:
             )
         return self.load(payload)
 
-    def dump(self, value: object) -> bytes:
-        """Serialize a value that will travel inside an envelope. Raises NotSerializable."""
-        return dump_pickle(value) if self.keyed else _dump_plain(value)
+    def dump(self, value: object, parcel: Parcel | None = None) -> bytes:
+        """Serialize a value that will travel inside an envelope.
+
+        parcel: takes its large buffers, where there is a key; those must be put aside before the envelope is sent.
+        Raises NotSerializable, ItemTooLarge for a buffer.
+        """
+        if not self.keyed:
+            return _dump_plain(value)
+        if parcel is None:
+            return dump_pickle(value)
+        return _dump_beside(value, parcel, self.digest)
+
+    def digest(self, data: bytes | memoryview) -> bytes:
+        """What names a buffer that travels beside its envelope, and proves that it is genuine."""
+        digest = self._new_digest()
+        digest.update(data)
+        return digest.digest()
 
     def load(self, payload: bytes | memoryview) -> Any:
         """Give back what dump() took; only for bytes out of an envelope that was verified.
@@ -110,7 +127,7 @@ class Sealer:
             if self.keyed:
                 return pickle.loads(payload)
             return msgpack.unpackb(payload, strict_map_key=False, unicode_errors="surrogatepass")
-        except MemoryError:
+        except (MemoryError, BadEnvelope, AsideLost):
             raise
         except Exception as error:  # unpickling runs the value's own code, which may raise anything
             raise not_deserializable(error) from error
@@ -140,15 +157,49 @@ def dump_pickle(value: object) -> bytes:
 
     Raises NotSerializable.
     """
+    payload, by_value = _pickled(value, None)
+    return pickle.dumps(_ByValue(payload), 5) if by_value else payload
+
+
+def _dump_beside(value: object, parcel: Parcel, digest: Callable[[memoryview], bytes]) -> bytes:
+    """The same, where the parcel takes the large buffers. Raises NotSerializable, ItemTooLarge."""
+    payload, by_value = _pickled(value, parcel)
+    if parcel.taken:
+        return pickle.dumps(_Beside(parcel.job, parcel.seal(digest), payload, by_value), 5)
+    return pickle.dumps(_ByValue(payload), 5) if by_value else payload
+
+
+def _pickled(value: object, parcel: Parcel | None) -> tuple[bytes, bool]:
+    """A pickle, and whether cloudpickle made it."""
     try:
-        payload = pickle.dumps(value, 5)
-    except MemoryError:
+        payload = pickle.dumps(value, 5) if parcel is None else parcel.dump(value, pickle.Pickler, pickle.dumps)
+    except (MemoryError, ItemTooLarge):
         raise
     except Exception as error:  # a value's own __reduce__ may raise anything
-        return _dump_by_value(value, error)
+        return _pickled_by_value(value, error, parcel), True
     if _MAIN_MARK in payload:
         # Another process has another __main__: its classes and functions go by value.
-        return _dump_by_value(value, None)
+        return _pickled_by_value(value, None, parcel), True
+    return payload, False
+
+
+def _pickled_by_value(value: object, first: Exception | None, parcel: Parcel | None) -> bytes:
+    import cloudpickle  # here, since most programs never need it
+
+    child_main = sys.modules.get("__mp_main__")
+    if child_main is not None:
+        cloudpickle.register_pickle_by_value(child_main)  # as it does with __main__
+    try:
+        payload: bytes
+        if parcel is None:
+            payload = cloudpickle.dumps(value, 5)
+        else:
+            payload = parcel.dump(value, cloudpickle.Pickler, cloudpickle.dumps)
+    except (MemoryError, ItemTooLarge):
+        raise
+    except Exception as error:  # a value's own __reduce__ may raise anything
+        tried = f"pickle: {_say(first)}; cloudpickle: " if first else "cloudpickle: "
+        raise NotSerializable("value", None, _type_name(value), tried + _say(error)) from error
     return payload
 
 
@@ -164,29 +215,38 @@ class _ByValue:
 
 def load_by_value(version: tuple[int, int], payload: bytes) -> Any:
     """Give back what cloudpickle took; inside an envelope that was verified. Raises RuntimeError."""
+    _check_version(version)
+    return pickle.loads(payload)
+
+
+def _check_version(version: tuple[int, int]) -> None:
     if tuple(version) != sys.version_info[:2]:
         here, there = (".".join(map(str, v)) for v in (sys.version_info[:2], version))
         raise RuntimeError(
             f"it was sent by value from Python {there}, and this is Python {here}: run the same Python on both "
             "sides, or put functions and classes into a module that both sides can import"
         )
-    return pickle.loads(payload)
 
 
-def _dump_by_value(value: object, first: Exception | None) -> bytes:
-    import cloudpickle  # here, since most programs never need it
+class _Beside:
+    """A pickle without its large buffers, which it names."""
 
-    child_main = sys.modules.get("__mp_main__")
-    if child_main is not None:
-        cloudpickle.register_pickle_by_value(child_main)  # as it does with __main__
-    try:
-        payload: bytes = pickle.dumps(_ByValue(cloudpickle.dumps(value, 5)), 5)
-    except MemoryError:
-        raise
-    except Exception as error:  # a value's own __reduce__ may raise anything
-        tried = f"pickle: {_say(first)}; cloudpickle: " if first else "cloudpickle: "
-        raise NotSerializable("value", None, _type_name(value), tried + _say(error)) from error
-    return payload
+    def __init__(self, job: str, parts: tuple[Part, ...], payload: bytes, by_value: bool) -> None:
+        named = tuple(tuple(part) for part in parts)
+        self._args = (job, named, payload, sys.version_info[:2] if by_value else None)
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return load_beside, self._args
+
+
+def load_beside(job: str, parts: tuple[Any, ...], payload: bytes, version: tuple[int, int] | None) -> Any:
+    """Give back what a parcel was taken of; inside an envelope that was verified.
+
+    Raises AsideLost, BadEnvelope, RuntimeError.
+    """
+    if version is not None:
+        _check_version(version)
+    return rebuild(job, parts, payload)
 
 
 def _dump_plain(value: object) -> bytes:

@@ -5,10 +5,20 @@ All of them pickle: they travel from workers to clients.
 """
 
 import queue as _queue
+import sys
+from collections.abc import Sequence
 from typing import Any
 
+if sys.version_info >= (3, 13):
+    from queue import ShutDown
+else:
+
+    class ShutDown(Exception):
+        """queue.ShutDown, which Python has from 3.13 on: the queue was shut down, or has ended."""
+
+
 _ENDED = {
-    "SEALED": "it is sealed: its producers have all left",
+    "SEALED": "it is sealed: its producers have all left, or it was shut down",
     "DRAINED": "it is drained",
     "INCOMPLETE": "it ended incomplete",
     "CANCELLED": "it was cancelled",
@@ -148,6 +158,21 @@ class NotDeserializable(LastcallError):
         )
 
 
+class AsideLost(NotDeserializable):
+    """A large argument of a call, which lies beside it on the server, is not there. The call was not run.
+
+    job: of the call; why: it is not.
+    """
+
+    def __init__(self, job: str, why: str) -> None:
+        self.job, self.why, self.reason, self.module = job, why, why, ""
+        LastcallError.__init__(
+            self,
+            f"a large argument of a call of job {job} cannot be had ({why}): submit the call again, which puts it "
+            "there anew, or make the queue anew whose function it belongs to",
+        )
+
+
 class ItemTooLarge(LastcallError, ValueError):
     """An item is over the limit. size_bytes, limit_bytes; index: of the item, if there are more."""
 
@@ -197,11 +222,17 @@ class FunctionMismatch(LastcallError):
 # Queues
 
 
-class QueueFinished(LastcallError):
-    """Nothing can be put into a queue that has ended. state: such as "DRAINED"."""
+class QueueFinished(LastcallError, ShutDown):
+    """Nothing can be put into, or got from, a queue that has ended. state: such as "DRAINED"."""
 
-    def __init__(self, queue: str, state: str) -> None:
+    def __init__(self, queue: str, state: str, *, reading: bool = False) -> None:
         self.queue, self.state = queue, state
+        if reading:
+            super().__init__(
+                f"queue {queue} has no more items, {_ENDED.get(state, f'its state is {state}')}: "
+                "ask finished() before get(), iterate over it, or take this for the end"
+            )
+            return
         super().__init__(
             f"queue {queue} takes no more items, {_ENDED.get(state, f'its state is {state}')}: "
             "put before the last producer leaves, use a new queue name, or make it anew with reopen=True"
@@ -230,7 +261,7 @@ class QueueMismatch(LastcallError):
         )
 
 
-class QueueCancelled(LastcallError):
+class QueueCancelled(LastcallError, ShutDown):
     """The queue was cancelled before its work was done."""
 
     def __init__(self, queue: str) -> None:
@@ -271,6 +302,17 @@ class UnknownLetter(LastcallError, LookupError):
         )
 
 
+class UnknownItem(LastcallError, LookupError):
+    """Nothing is recorded of an item. item: that was asked for."""
+
+    def __init__(self, job: str, item: str) -> None:
+        self.job, self.item = job, item
+        super().__init__(
+            f"nothing is recorded of item {item} of job {job}: it was not put, or its events were the oldest and have "
+            'gone, or the job ran with record="failures" and it did not fail'
+        )
+
+
 class LeaseLost(LastcallError):
     """This producer was given up, since its lease ran out before it was renewed."""
 
@@ -281,6 +323,29 @@ class LeaseLost(LastcallError):
             "what it had put before counts, this item was not put; "
             "take a new lease with queue.producer()"
         )
+
+
+class HoldLost(LeaseLost):
+    """A lock, or a permit of a semaphore, is another's by now: its holder was silent for longer than its lease.
+
+    thing: its kind; name; token: the fencing token that it was held with.
+    """
+
+    def __init__(self, thing: str, name: str, token: int) -> None:
+        self.thing, self.name, self.token = thing, name, token
+        LastcallError.__init__(
+            self,
+            f"{thing} {name}, held with token {token}, was lost: its process was silent for longer than its lease, and "
+            "another may have it: undo or repeat what was done under it, and have what it guards refuse old tokens",
+        )
+
+
+class NotHeld(LastcallError, RuntimeError, ValueError):
+    """A lock was to be released, or asked for its token, where it is not held: by this process (an RLock: thread)."""
+
+    def __init__(self, thing: str, name: str) -> None:
+        self.thing, self.name = thing, name
+        super().__init__(f"{thing} {name} is not held here: acquire() it before, in the process that releases it")
 
 
 class ProducerLeft(LastcallError):
@@ -343,6 +408,37 @@ class WorkerLost(LastcallError):
             + (f" (the last time: {last})" if last else "")
             + ": look for a crash, an exit or too little memory in the worker's log"
         )
+
+
+class NotificationRefused(LastcallError, ValueError):
+    """No worker may tell this URL. origin: where it leads to; allowed: where workers may; redirect: where it sends."""
+
+    def __init__(self, origin: str, allowed: Sequence[str], redirect: str = "") -> None:
+        self.origin, self.allowed, self.redirect = origin, tuple(allowed), redirect
+        super().__init__(
+            f"expected a URL that workers may tell ({', '.join(allowed) or 'none'}), got one of {origin}"
+            + (
+                f", which sends them to {redirect}: give that, if it is where you want to be told"
+                if redirect
+                else ": name it in their LASTCALL_NOTIFY_HOSTS"
+            )
+        )
+
+
+class NotificationFailed(LastcallError):
+    """Whoever was to be told did not accept it. origin: who; status: of the answer, None where there was none."""
+
+    def __init__(self, origin: str, identity: str, reason: str, status: int | None = None) -> None:
+        self.origin, self.identity, self.reason, self.status = origin, identity, reason, status
+        super().__init__(f"{origin} did not accept notification {identity}: {reason}")
+
+
+class BadNotification(LastcallError, ValueError):
+    """A request is not a notification of lastcall's workers, or not one of now."""
+
+    def __init__(self, reason: str) -> None:
+        self.reason = reason
+        super().__init__(f"this is not a notification to believe: {reason}")
 
 
 class ItemTimeout(LastcallError, TimeoutError):
@@ -450,6 +546,14 @@ class Empty(LastcallError, _queue.Empty):
     def __init__(self, queue: str, waited_s: float = 0.0, what: str = "") -> None:
         self.queue, self.waited_s, self.what = queue, waited_s, what
         super().__init__(f"queue {queue} is empty, waited {waited_s:.1f} s for an item" + (f": {what}" if what else ""))
+
+
+class BlocksLoop(LastcallError):
+    """A coroutine on a worker waits by a call that blocks its event loop, and with it all that run beside it."""
+
+    def __init__(self, queue: str) -> None:
+        self.queue = queue
+        super().__init__(f"a coroutine waits for queue {queue} by a call that blocks its event loop: use AsyncClient")
 
 
 # Errors of the user's functions

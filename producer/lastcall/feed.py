@@ -24,8 +24,8 @@ if TYPE_CHECKING:
 TARGET_S: Final = 0.03  # work in a chunk
 FILL_S: Final = 0.01  # after which what was read is sent: the input may be slow
 _LEAST_S = 0.002  # below which a chunk is not cut for the sake of an even end
-_MOST_ITEMS = 10_000
-_MOST_BYTES = 4 << 20
+MOST_ITEMS: Final = 10_000
+MOST_BYTES: Final = 4 << 20
 _GROWTH = 8  # times, from one size to the next
 
 
@@ -36,14 +36,14 @@ class NotYet(Exception):
 class Sizes:
     """How many items a chunk shall hold, found by measuring. chunksize: the answer, where it was given.
 
-    remaining: items of the input that are left, where its length is known. first, most: items.
+    remaining: items of the input that are left, where its length is known. first, most: items, to begin with and ever.
     """
 
     def __init__(
-        self, chunksize: int | None = None, remaining: int | None = None, *, first: int = 1, most: int = _MOST_ITEMS
+        self, chunksize: int | None = None, remaining: int | None = None, *, first: int = 1, most: int = MOST_ITEMS
     ) -> None:
         self.remaining = remaining
-        self._most = min(most, _MOST_ITEMS)
+        self._most = min(most, MOST_ITEMS)
         self.item_bytes = 0.0
         self._chunksize = chunksize
         self._size = chunksize or first
@@ -62,6 +62,11 @@ class Sizes:
     def grow(self) -> None:
         """The next chunks may be larger: nothing tells what items take, and it is of no matter."""
         self._size = min(self._size * _GROWTH, self._most)
+
+    @property
+    def size(self) -> int:
+        """What a chunk shall hold as far as is known."""
+        return self._size
 
     @property
     def chunk_s(self) -> float:
@@ -93,7 +98,7 @@ class Sizes:
 
     def _fitting(self) -> int:
         fitting = int(TARGET_S / max(self._item_s, 1e-9))
-        return min(fitting, int(_MOST_BYTES / self.item_bytes)) if self.item_bytes else fitting
+        return min(fitting, int(MOST_BYTES / self.item_bytes)) if self.item_bytes else fitting
 
 
 class Feed:

@@ -34,7 +34,7 @@ from lastcall.queue import StatusableQueue, make
 from lastcall.results import Reader
 from lastcall.serial import check_reducible, endless, is_empty, is_endless
 from lastcall.sources import put_sources
-from lastcall.state.ledger import RESULTS, Ledger, Status
+from lastcall.state.ledger import OFF, RECORD, RESULTS, Ledger, Status
 from lastcall.steps import Guarded, lowered
 from lastcall.waiting import Deadline, raise_for, reaching, wait_for_end
 
@@ -58,8 +58,9 @@ class FlowJob(Job):
     def __init__(
         self, connection: Connection, flow: Flow, items: Iterable[Any] | None, *,
         mode: str, ordered: bool, on_error: str, window: int | None, results: str | None, job: str | None,
-        sources: Sequence[Any] | None,
+        sources: Sequence[Any] | None, record: str,
     ) -> None:  # fmt: skip
+        one_of("record", record, [level for level in RECORD if level != OFF])
         plans = planned(flow, mode, on_error)
         window = _checked_window(window, mode, plans)
         self._results = results or ("once" if job is None else "keep")
@@ -78,6 +79,7 @@ class FlowJob(Job):
         self._pid = os.getpid()
         self._plans = plans
         self._on_error = on_error
+        self._record = record
         self._kept = job is not None
         self._detached = self._ended = False
         self.feeder: Feeder | None = None
@@ -146,7 +148,7 @@ class FlowJob(Job):
             self._look_for_errors(deadline)
         while True:
             try:
-                statuses = wait_for_end(self._connection, self._ledgers(), deadline.left(_LOOK_S))
+                statuses = wait_for_end(self._connection, self.ledgers(), deadline.left(_LOOK_S))
                 break
             except WaitTimeout:
                 if deadline.passed:
@@ -220,7 +222,7 @@ class FlowJob(Job):
                 on_lost="ignore" if first and sources is not None else None, results=self._results if last else None,
                 on_error="dead" if self._on_error == "dead" else "return",
                 policy=_policy(plan.options) if plan.function is not None else None, founder=FEEDER,
-                flow=FlowOptions(
+                record=self._record, flow=FlowOptions(
                     paths=first and one_source,
                     gated=bool(plan.gather) and one_source,
                     ordered=last and ordered and one_source,

@@ -12,6 +12,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
+from lastcall import celerytask
 from lastcall.envelope import dump_pickle
 from lastcall.errors import (
     ConfigError,
@@ -34,11 +35,12 @@ _INSTALL = "install it there, or put its folder on the worker's PYTHONPATH"
 class FunctionSpec:
     """A function as it travels.
 
-    kind: "ref" (body "module:qualname"), "task" (body: the registered name), "value" (body: a
-    pickle). name: for people, "module.qualname". identity: equal if it is the same function.
+    kind: "ref" (body "module:qualname"), "task" (body: the registered name), "celery" (body: a Celery task's
+    "module:name"), "value" (body: a pickle). name: for people, "module.qualname". identity: equal if it is the same
+    function.
     """
 
-    kind: Literal["ref", "task", "value"]
+    kind: Literal["ref", "task", "celery", "value"]
     name: str
     body: str | bytes
     identity: str
@@ -52,12 +54,16 @@ class FunctionSpec:
 def dump(function: Function, sealer_has_key: bool) -> FunctionSpec:
     """Find the way in which a function can travel.
 
-    sealer_has_key: without a key only functions registered with @task are taken.
+    sealer_has_key: without a key only functions registered with @task, and Celery tasks, are taken.
     Raises ConfigError (not callable), FunctionNotAllowed, NotSerializable.
     """
     if not callable(function):
         raise ConfigError("function", "callable", f"a value of type {type(function).__name__}")
-    name = _display_name(function)
+    task = celerytask.task_of(function)
+    if task is not None:
+        celerytask.check(task)
+        return FunctionSpec("celery", task.name, f"{task.__module__}:{task.name}", f"celery:{task.name}")
+    name = display_name(function)
     if not sealer_has_key:
         registered = name_of(function)
         if registered is None:
@@ -87,6 +93,8 @@ def load(wire: Sequence[Any], worker: str, sealer_has_key: bool) -> Function:
     kind, name, body = wire
     if kind == "task" and isinstance(body, str):
         return _load_task(body, worker)
+    if kind == celerytask.KIND:
+        raise FunctionNotAllowed(str(name), "a Celery task is run as items, calls and maps are, nowhere else")
     if not sealer_has_key:
         raise FunctionNotAllowed(
             str(name),
@@ -120,7 +128,7 @@ def _load_task(name: str, worker: str) -> Function:
 
 def _load_reference(reference: str, worker: str) -> Function:
     module_name, _, qualname = reference.partition(":")
-    module = _import(module_name, worker)
+    module = import_module(module_name, worker)
     function = module
     try:
         for part in qualname.split("."):
@@ -150,7 +158,8 @@ def _load_value(body: bytes, name: str, worker: str) -> Function:
     return _checked(function, name, worker)
 
 
-def _import(name: str, worker: str) -> Any:
+def import_module(name: str, worker: str) -> Any:
+    """A module, on a worker of this name. Raises FunctionNotImportable."""
     try:
         return importlib.import_module(name)
     except ModuleNotFoundError as error:
@@ -192,7 +201,8 @@ def _reference(function: Function) -> str | None:
     return f"{module_name}:{qualname}" if found is function else None
 
 
-def _display_name(function: Function) -> str:
+def display_name(function: Function) -> str:
+    """A function's name for people, "module.qualname"; of a partial, that of what it calls."""
     while isinstance(function, functools.partial):
         function = function.func
     shown: Any = function if hasattr(function, "__qualname__") else type(function)

@@ -9,6 +9,7 @@ from __future__ import annotations
 import contextlib
 import logging
 import threading
+from collections import deque
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
@@ -47,11 +48,13 @@ class Heart:
     def __init__(self, connection: Connection) -> None:
         self._connection = connection
         self._held: dict[str, _Held] = {}
+        self._kept: dict[bytes, Callable[[], None]] = {}  # what else beats with it
         # Re-entrant: the garbage collector may let go of a map while this is held.
         self._lock = threading.RLock()
         self._wake = threading.Event()
         self._thread: threading.Thread | None = None
         self.beaten = threading.Event()  # set after each beat
+        self._asked: deque[Callable[[], None]] = deque()
 
     def hold_producer(self, ledger: Ledger, producer: str, epoch: int, on_lost: Callable[[], None]) -> None:
         """Renew a producer's lease from now on."""
@@ -103,10 +106,29 @@ class Heart:
         finally:
             self.unwatch(ledger)
 
+    def keep(self, key: bytes, beat: Callable[[], None]) -> None:
+        """Call this at each beat, from now on. It may raise where the server is away."""
+        with self._lock:
+            self._kept[key] = beat
+            self._beat_on()
+
+    def let_go(self, key: bytes) -> None:
+        """The end of a keep()."""
+        with self._lock:
+            self._kept.pop(key, None)
+
+    def later(self, function: Callable[[], None]) -> None:
+        """Have it called at the next beat, in a thread of its own; never where nothing is held here.
+
+        For what the garbage collector finds, which may be at work while any lock is held: this takes none.
+        """
+        self._asked.append(function)
+
     def stop(self) -> None:
         """Renew nothing any more."""
         with self._lock:
             self._held.clear()
+            self._kept.clear()
             thread, self._thread = self._thread, None
             self._wake.set()
         if thread is not None and thread is not threading.current_thread():
@@ -129,16 +151,18 @@ class Heart:
         every_s = min(settings.lease_s / _BEATS_A_LEASE, settings.reap_s)
         away = False
         while not wake.wait(every_s):
+            while self._asked:
+                threading.Thread(target=self._asked.popleft(), name="lastcall-later").start()
             with self._lock:
                 for address in [address for address, held in self._held.items() if held.idle]:
                     del self._held[address]
-                beat = list(self._held.values())
-                if not beat:
+                beat, kept = list(self._held.values()), list(self._kept.values())
+                if not beat and not kept:
                     if self._thread is threading.current_thread():
                         self._thread = None
                     return
             # All leases first: reaping takes longer, and may wait for a broker that is away.
-            failed = [*map(self._renew, beat), *map(self._reap, beat)]
+            failed = [*map(self._renew, beat), *map(_call, kept), *map(self._reap, beat)]
             errors = [error for error in failed if error is not None]
             if errors and not away:
                 # It comes back, or the leases run out there: either way this thread goes on.
@@ -174,3 +198,11 @@ class Heart:
         except (RedisError, LastcallError, OSError) as error:
             return error
         return None
+
+
+def _call(beat: Callable[[], None]) -> Exception | None:
+    try:
+        beat()
+    except (RedisError, LastcallError, OSError) as error:
+        return error
+    return None

@@ -6,7 +6,6 @@ end only this process holds. When this process ends, in whatever way, the guardi
 
 from __future__ import annotations
 
-import atexit
 import contextlib
 import importlib.util
 import json
@@ -24,6 +23,7 @@ import tempfile
 import threading
 import weakref
 from collections.abc import Callable, Mapping, Sequence
+from multiprocessing.util import Finalize
 from pathlib import Path
 from typing import Any, Final
 from urllib.parse import quote
@@ -494,4 +494,6 @@ def _close_all() -> None:
 
 if hasattr(os, "register_at_fork"):
     os.register_at_fork(before=_no_fork.acquire, after_in_parent=_no_fork.release, after_in_child=_forked)
-atexit.register(_close_all)
+# When the interpreter ends: after multiprocessing has joined this process's children, and all who hold leases have
+# given them back, for they need the server.
+Finalize(None, _close_all, exitpriority=-100)

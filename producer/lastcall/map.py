@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 from redis.exceptions import RedisError
 
 from lastcall.checks import positive
+from lastcall.coroutine import CONCURRENCY, is_async
 from lastcall.errors import (
     ConfigError,
     ItemTimeout,
@@ -25,9 +26,10 @@ from lastcall.errors import (
     WaitTimeout,
     WorkerLost,
 )
-from lastcall.feed import FILL_S, Feed, Sizes
+from lastcall.feed import FILL_S, MOST_BYTES, MOST_ITEMS, Feed, Sizes
 from lastcall.outcome import unpack_error
 from lastcall.payload import ITEM, STAR, Outcome
+from lastcall.policy import told_of
 from lastcall.queue import make
 from lastcall.results import Entry, Reader
 from lastcall.waiting import AWAY, Deadline, raise_for, status_of, unreachable
@@ -43,6 +45,8 @@ _log = logging.getLogger(__name__)
 MAP = "map"  # the name of a map's queue, and of its producer
 
 _LOOK_S = 1.0
+_COROUTINES = 16  # items of the first chunks, where they run at the same time
+_LANES = 4  # chunks of them that a slot runs at the same time, at least
 
 
 class Failure:
@@ -64,14 +68,16 @@ class MapResults(Iterator[Any]):
     what is left is cancelled. `job` is the id of the map's job.
 
     star: items are tuples of arguments. goes_on: errors of items, and of items that cannot be sent, come as Failure in
-    their place. starter: what slots do before their first item.
+    their place. numbered: each comes in a pair, behind its place in the input, from 0. starter: what slots do before
+    their first item.
     """
 
     def __init__(
         self, connection: Connection, function: Callable[..., Any], iterables: Sequence[Iterable[Any]], *,
         ordered: bool, chunksize: int | None, workers: str | None, max_workers: int | None,
         timeout: float | None, policy: Told, job: str | None = None,
-        star: bool = False, goes_on: bool = False, starter: Starter | None = None,
+        star: bool = False, goes_on: bool = False, numbered: bool = False, starter: Starter | None = None,
+        notify: str | None = None,
     ) -> None:  # fmt: skip
         if chunksize is not None:
             positive("chunksize", chunksize)
@@ -85,7 +91,7 @@ class MapResults(Iterator[Any]):
         self._map = _Map(
             connection, function, iterables, self.job, ordered=ordered, chunksize=chunksize,
             workers=workers, max_workers=max_workers, timeout=timeout, policy=policy,
-            keep=job is not None, star=star, goes_on=goes_on, starter=starter,
+            keep=job is not None, star=star, goes_on=goes_on, numbered=numbered, starter=starter, notify=notify,
         )  # fmt: skip
         self._values = self._map.run()
 
@@ -124,14 +130,15 @@ class _Map:
     def __init__(
         self, connection: Connection, function: Callable[..., Any], iterables: Sequence[Iterable[Any]], job: str, *,
         ordered: bool, chunksize: int | None, workers: str | None, max_workers: int | None, timeout: float | None,
-        policy: Told, keep: bool, star: bool, goes_on: bool, starter: Starter | None,
+        policy: Told, keep: bool, star: bool, goes_on: bool, numbered: bool, starter: Starter | None,
+        notify: str | None,
     ) -> None:  # fmt: skip
         several = len(iterables) > 1
         try:
             queue = make(
                 connection, job, MAP, function=function, style=STAR if several or star else ITEM,
                 workers=workers, max_workers=max_workers, results="keep" if keep else "once", on_error="return",
-                policy=policy, founder=MAP, starter=starter,
+                policy=policy, founder=MAP, starter=starter, notify=notify,
             )  # fmt: skip
             if keep and [(one.epoch, one.position) for one in queue.status().producers] != [(1, 0)]:
                 raise ConfigError(
@@ -143,7 +150,15 @@ class _Map:
             self._under_way: dict[int, int] = {}  # chunk number -> items that have not come back
             items: Iterator[Any] = zip(*iterables, strict=False) if several else iter(iterables[0])
             lengths = [len(one) for one in iterables if isinstance(one, Sized)]
-            self._sizes = Sizes(chunksize, min(lengths) if lengths else None)
+            at_a_time = policy.over(told_of(function)).concurrency or CONCURRENCY
+            self._concurrency = at_a_time if is_async(function) else 1  # items that a slot runs at the same time
+            # Of coroutines several chunks at a time, so that what is done makes room for what is next.
+            first, most = (
+                (min(_COROUTINES, self._concurrency), max(1, self._concurrency // _LANES))
+                if self._concurrency > 1
+                else (1, MOST_ITEMS)
+            )
+            self._sizes = Sizes(chunksize, min(lengths) if lengths else None, first=first, most=most)
             made = _noted(self._starts, self._under_way)
             self._feed = Feed(
                 connection, queue._ledger, queue.workers, MAP, items, self._sizes, goes_on=goes_on, made=made
@@ -153,22 +168,33 @@ class _Map:
         self._connection = connection
         self._job = job
         self._ledger = queue._ledger
+        self._beside = () if keep else queue._beside
         self._celery_queue = queue.workers
         self._ordered = ordered
         self._max_workers = max_workers
         self._timeout = timeout
         self._goes_on = goes_on
+        self._numbered = numbered
         self._delayed: set[int] = set()  # chunks under way that wait for no more than items that are tried again
         self._parts: dict[int, list[tuple[int, Outcome]]] = {}  # chunk number -> parts that have come back
         self._yielded = 0  # chunks, of an ordered map
         self.failures = 0
         self._finished = False
-        self._reader = Reader(connection, self._ledger, once=not keep)
+        self._reader = self.reader(connection, self._ledger, once=not keep)
         try:
             self._fill()
         except BaseException:
             self.finish(cancel=True)
             raise
+
+    def reader(self, connection: Connection, ledger: Ledger, *, once: bool) -> Reader:
+        """What outcomes are read with."""
+        return Reader(connection, ledger, once=once)
+
+    @property
+    def ledger(self) -> Ledger:
+        """Of the map's queue."""
+        return self._ledger
 
     def run(self) -> Generator[Any, None, None]:
         """The values."""
@@ -191,6 +217,7 @@ class _Map:
                 self._ledger.cancel()
             elif not self._feed.left:
                 self._feed.leave()
+            self._ledger.drop_aside(self._beside)
         except (RedisError, LastcallError) as error:  # it ends by itself when its lease has run out
             _log.warning("map %s cannot be ended now: %s", self._job, error)
 
@@ -252,15 +279,16 @@ class _Map:
             for number in [n for n in self._parts if n not in self._under_way]:
                 yield from self._values(number)
 
-    def _failures(self, number: int) -> Iterator[Failure]:
-        for _, error in self._feed.unsendable.pop(number, ()) if self._feed.unsendable else ():
+    def _failures(self, number: int) -> Iterator[Any]:
+        for place, error in self._feed.unsendable.pop(number, ()) if self._feed.unsendable else ():
             self.failures += 1
-            yield Failure(error)
+            yield (place, Failure(error)) if self._numbered else Failure(error)
 
     def _values(self, number: int) -> Iterator[Any]:
         parts, first = self._parts.pop(number), self._starts.pop(number)
         if len(parts) == 1 and not parts[0][1].errors:
-            yield from parts[0][1].values
+            values = parts[0][1].values
+            yield from enumerate(values, first) if self._numbered else values
             return
         whole = sorted(
             (start + at, outcome, at)
@@ -269,14 +297,14 @@ class _Map:
             if at not in outcome.later
         )
         for number, outcome, at in whole:
-            if at not in outcome.errors:
-                yield outcome.values[at]
-                continue
-            error = of_item(unpack_error(outcome.errors[at], self._connection.sealer.keyed), first + number)
-            if not self._goes_on:
-                raise error
-            self.failures += 1
-            yield Failure(error)
+            value = outcome.values[at]
+            if at in outcome.errors:
+                error = of_item(unpack_error(outcome.errors[at], self._connection.sealer.keyed), first + number)
+                if not self._goes_on:
+                    raise error
+                self.failures += 1
+                value = Failure(error)
+            yield (first + number, value) if self._numbered else value
 
     def _fill(self) -> bool:
         """Put chunks until the slots have enough to do, or the window is full. False if that is not reached yet."""
@@ -284,10 +312,14 @@ class _Map:
         slots = max(1, self._connection.slots(self._celery_queue))
         slots = min(slots, self._max_workers or slots)
         began, full = time.monotonic(), True
+        size = self._sizes.size
+        lanes = -(-self._concurrency // size)  # chunks that a slot runs at a time
+        if lanes > 1 and self._sizes.item_bytes:
+            lanes = max(1, min(lanes, int(_LANES * MOST_BYTES / (size * self._sizes.item_bytes))))
         while (
             not feed.exhausted
-            and len(self._under_way) - len(self._delayed) < 2 * slots + 1
-            and len(self._under_way.keys() | self._parts.keys()) < 8 * slots
+            and len(self._under_way) - len(self._delayed) < 2 * slots * lanes + 1
+            and len(self._under_way.keys() | self._parts.keys()) < 8 * slots * lanes
         ):
             if time.monotonic() - began > FILL_S:
                 full = False

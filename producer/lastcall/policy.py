@@ -1,4 +1,4 @@
-"""What becomes of an item whose function raises, takes too long, or kills its slot.
+"""What becomes of an item whose function raises, takes too long, or kills its slot; and how many run at the same time.
 
 Given with a queue or a map, or with the function: @task(retries=3).
 """
@@ -10,10 +10,11 @@ from collections.abc import Callable, Iterable, Mapping
 from dataclasses import asdict, dataclass
 from typing import Any, Final
 
-from lastcall.checks import seconds
+from lastcall import celerytask
+from lastcall.checks import positive, seconds
 from lastcall.errors import ConfigError
 
-_MOST: Final = 250  # retries, and crashes: the ledger keeps a byte of each
+MOST_RETRIES: Final = 250  # retries, and crashes: the ledger keeps a byte of each
 _MOST_BACKOFF_S: Final = 600.0
 
 RetryOn = type[BaseException] | Iterable[type[BaseException]]
@@ -28,13 +29,14 @@ class Policy:
     retry_on: tuple[str, ...] = ()
     timeout_s: float = 0.0  # 0 for none
     crash_limit: int = 3
+    concurrency: int = 0  # of coroutines, in a slot; 0 where it is not said
 
     @classmethod
     def stored(cls, meta: Mapping[str, bytes]) -> Policy:
         """As the ledger keeps it."""
         return cls(
             int(meta["retries"]), int(meta["backoff"]) / 1000, tuple(meta["retry_on"].decode().split()),
-            int(meta["timeout"]) / 1000, int(meta["crash_limit"]),
+            int(meta["timeout"]) / 1000, int(meta["crash_limit"]), int(meta.get("concurrency", b"0")),
         )  # fmt: skip
 
     def retries_after(self, error: BaseException, raises: int) -> bool:
@@ -57,7 +59,7 @@ class Policy:
     @property
     def wire(self) -> tuple[Any, ...]:
         """Plain data, from which Policy(*wire) makes it again."""
-        return self.retries, self.backoff_s, self.retry_on, self.timeout_s, self.crash_limit
+        return self.retries, self.backoff_s, self.retry_on, self.timeout_s, self.crash_limit, self.concurrency
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,6 +71,7 @@ class Told:
     retry_on: tuple[str, ...] | None = None
     timeout_s: float | None = None
     crash_limit: int | None = None
+    concurrency: int | None = None
 
     def over(self, other: Told) -> Told:
         """What is said here, and where nothing is, what the other says."""
@@ -93,22 +96,28 @@ class Told:
             "retry_on": None if self.retry_on is None else " ".join(self.retry_on),
             "timeout_ms": None if self.timeout_s is None else max(1, int(self.timeout_s * 1000)),
             "crash_limit": self.crash_limit,
+            "concurrency": self.concurrency,
         }
 
 
 def told(
     *, retries: int | None = None, backoff_s: float | None = None, retry_on: RetryOn | None = None,
-    timeout: float | None = None, crash_limit: int | None = None, timeout_name: str = "timeout",
+    timeout: float | None = None, crash_limit: int | None = None, concurrency: int | None = None,
+    timeout_name: str = "timeout",
 ) -> Told:  # fmt: skip
     """Check a policy's options. timeout_name: how the caller calls that one. Raises ConfigError."""
     numbers: tuple[tuple[str, object, int], ...] = (("retries", retries, 0), ("crash_limit", crash_limit, 1))
     for name, value, least in numbers:
-        if value is not None and (not isinstance(value, int) or isinstance(value, bool) or not least <= value <= _MOST):
-            raise ConfigError(name, f"an int from {least} to {_MOST}", repr(value))
+        if value is not None and (
+            not isinstance(value, int) or isinstance(value, bool) or not least <= value <= MOST_RETRIES
+        ):
+            raise ConfigError(name, f"an int from {least} to {MOST_RETRIES}", repr(value))
     for name, duration in (("backoff_s", backoff_s), (timeout_name, timeout)):
         if duration is not None:
             seconds(name, duration)
-    return Told(retries, backoff_s, None if retry_on is None else _names(retry_on), timeout, crash_limit)
+    if concurrency is not None:
+        positive("concurrency", concurrency)
+    return Told(retries, backoff_s, None if retry_on is None else _names(retry_on), timeout, crash_limit, concurrency)
 
 
 def class_name(kind: type) -> str:
@@ -122,7 +131,10 @@ def remember(function: Callable[..., Any], options: Told) -> None:
 
 
 def told_of(function: Any) -> Told:
-    """What @task said of a function, through partials and bound methods."""
+    """What @task said of a function, through partials and bound methods; of a Celery task, its time limit."""
+    task = celerytask.task_of(function)
+    if task is not None:  # it says by itself what is tried again, and when
+        return told(timeout=celerytask.timeout_s(task))
     while function is not None:
         try:
             found = _told.get(function)

@@ -155,17 +155,20 @@ class Pool:
 
     def map_async(
         self, func: Callable[[Any], T], iterable: Iterable[Any], chunksize: int | None = None,
-        callback: Callback | None = None, error_callback: ErrorCallback | None = None,
+        callback: Callback | None = None, error_callback: ErrorCallback | None = None, *, notify: str | None = None,
     ) -> AsyncResult[list[T]]:  # fmt: skip
-        """map() whose result, or error, comes later; callback and error_callback as of apply_async()."""
-        return self._gather_async("map_async", func, iterable, chunksize, callback, error_callback)
+        """map() whose result, or error, comes later; callback and error_callback as of apply_async().
+
+        notify: a URL that a worker tells of the end, as of client.map(); not where there is nothing to do.
+        """
+        return self._gather_async("map_async", func, iterable, chunksize, callback, error_callback, notify)
 
     def starmap_async(
         self, func: Callable[..., T], iterable: Iterable[Iterable[Any]], chunksize: int | None = None,
-        callback: Callback | None = None, error_callback: ErrorCallback | None = None,
+        callback: Callback | None = None, error_callback: ErrorCallback | None = None, *, notify: str | None = None,
     ) -> AsyncResult[list[T]]:  # fmt: skip
-        """starmap() whose result, or error, comes later; callback and error_callback as of apply_async()."""
-        return self._gather_async("starmap_async", func, iterable, chunksize, callback, error_callback)
+        """starmap() whose result, or error, comes later; callback, error_callback and notify as of map_async()."""
+        return self._gather_async("starmap_async", func, iterable, chunksize, callback, error_callback, notify)
 
     def imap(
         self, func: Callable[[Any], T], iterable: Iterable[Any], chunksize: int | None = None
@@ -221,7 +224,7 @@ class Pool:
 
     def _gather_async(
         self, what: str, func: Callable[..., T], iterable: Iterable[Any], chunksize: int | None,
-        callback: Callback | None, error_callback: ErrorCallback | None,
+        callback: Callback | None, error_callback: ErrorCallback | None, notify: str | None,
     ) -> AsyncResult[list[T]]:  # fmt: skip
         self._check_running()
         _check_callbacks(callback, error_callback)
@@ -232,7 +235,7 @@ class Pool:
         else:
             answer = self._work.gather_async(
                 func, items, star=what == "starmap_async", chunksize=chunksize,
-                callback=callback, error_callback=error_callback,
+                callback=callback, error_callback=error_callback, notify=notify,
             )  # fmt: skip
         return AsyncResult(self, answer, what, func)
 

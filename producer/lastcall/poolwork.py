@@ -85,10 +85,10 @@ class PoolWork:
 
     def gather(
         self, function: Callable[..., Any], items: Iterable[Any], *,
-        star: bool, chunksize: int | None, answer: Answer | None = None,
+        star: bool, chunksize: int | None, answer: Answer | None = None, notify: str | None = None,
     ) -> list[Any]:  # fmt: skip
         """A map's values; the first error, in the order of the items, once all are done. answer: learns its ledger."""
-        with self._map(function, items, ordered=True, star=star, chunksize=chunksize) as results:
+        with self._map(function, items, ordered=True, star=star, chunksize=chunksize, notify=notify) as results:
             if answer is not None:
                 answer.ledger = results.ledger
             values = list(results)
@@ -99,6 +99,7 @@ class PoolWork:
     def gather_async(
         self, function: Callable[..., Any], items: Iterable[Any], *, star: bool, chunksize: int | None,
         callback: Callable[[Any], object] | None, error_callback: Callable[[BaseException], object] | None,
+        notify: str | None = None,
     ) -> Answer:  # fmt: skip
         """The same in a thread of its own."""
         answer = Answer()
@@ -106,7 +107,7 @@ class PoolWork:
         def run() -> None:
             values, error = None, None
             try:
-                values = self.gather(function, items, star=star, chunksize=chunksize, answer=answer)
+                values = self.gather(function, items, star=star, chunksize=chunksize, answer=answer, notify=notify)
             except BaseException as raised:  # whatever it is, nobody may wait for this for ever
                 error = as_multiprocessing(raised)
             self.callbacks.settle(answer, values, error, callback, error_callback)
@@ -219,7 +220,7 @@ class PoolWork:
     @contextmanager
     def _map(
         self, function: Callable[..., Any], items: Iterable[Any], *,
-        ordered: bool, star: bool, chunksize: int | None,
+        ordered: bool, star: bool, chunksize: int | None, notify: str | None = None,
     ) -> Iterator[MapResults]:  # fmt: skip
         if not callable(function):
             raise not_callable(function)
@@ -229,7 +230,7 @@ class PoolWork:
             results = MapResults(
                 self._client._open(), function, (items,), ordered=ordered, chunksize=chunksize,
                 workers=self._workers, max_workers=self._max_workers, timeout=None, policy=told(),
-                star=star, goes_on=True, starter=self._starter,
+                star=star, goes_on=True, starter=self._starter, notify=notify,
             )  # fmt: skip
             with self._while_it_may(results):
                 yield results

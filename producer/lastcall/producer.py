@@ -28,10 +28,11 @@ from lastcall.errors import (
     WaitTimeout,
 )
 from lastcall.payload import seal_dumped
-from lastcall.waiting import AWAY, Deadline, Outage, Patience
+from lastcall.waiting import AWAY, Deadline, Outage, Patience, warn_of_loop
 
 if TYPE_CHECKING:
     from lastcall.connection import Connection
+    from lastcall.parcel import Parcel
     from lastcall.state.ledger import Lease, Ledger
 
 T = TypeVar("T")
@@ -111,6 +112,16 @@ class Producer(Generic[T]):
         """Items of this producer that the queue has accepted, in all its lives: where to go on."""
         return self._position
 
+    @property
+    def broken(self) -> bool:
+        """Whether it can put nothing any more; what was waiting is lost."""
+        return self._error is not None
+
+    @property
+    def waiting(self) -> int:
+        """Items that were put and are not in the queue yet."""
+        return len(self._items) + self._under_way
+
     def put(self, item: T, *, timeout: float | None = None) -> None:
         """Add one item; blocks while `maxsize` items are outstanding.
 
@@ -122,15 +133,21 @@ class Producer(Generic[T]):
         """
         self.put_dumped(self.dump(item), timeout=timeout)
 
+    @property
+    def is_full(self) -> bool:
+        """Whether put() would block now."""
+        with self._lock:
+            return not self._fits()
+
     def put_many(self, items: Iterable[T]) -> None:
         """Add items, one after the other, as put() does."""
         for item in items:
             self.put(item)
 
-    def dump(self, item: object) -> bytes:
-        """Serialize an item. Raises NotSerializable, ItemTooLarge."""
+    def dump(self, item: object, parcel: Parcel | None = None) -> bytes:
+        """Serialize an item. parcel: takes its large buffers. Raises NotSerializable, ItemTooLarge."""
         try:
-            dumped = self._connection.sealer.dump(item)
+            dumped = self._connection.sealer.dump(item, parcel)
         except NotSerializable as error:
             raise NotSerializable("item", self._put_so_far(), error.type_name, error.reason) from error
         if len(dumped) > self._limit:
@@ -190,15 +207,18 @@ class Producer(Generic[T]):
         with self._lock:
             self._flush(Deadline(timeout))
 
-    def close(self) -> None:
-        """Flush, and leave the queue: one live producer less. May be called again. Raises what flush() raises."""
-        self._leave(lost=False)
+    def close(self, *, patient: bool = True) -> None:
+        """Flush, and leave the queue: one live producer less. May be called again. Raises what flush() raises.
+
+        patient: bears a server that is away; else the lease runs out there.
+        """
+        self._leave(lost=False, patient=patient)
 
     def abandon(self) -> None:
         """Put what was put so far and leave as lost: the queue will end INCOMPLETE."""
-        self._leave(lost=True)
+        self._leave(lost=True, patient=False)
 
-    def _leave(self, *, lost: bool) -> None:
+    def _leave(self, *, lost: bool, patient: bool) -> None:
         if os.getpid() != self._pid:
             return  # a fork leaves its copy, not the lease
         try:
@@ -213,23 +233,23 @@ class Producer(Generic[T]):
                     self._work.notify()
                     self._moved.notify_all()
         except BaseException as error:
-            self._give_back(lost=True)
+            self._give_back(lost=True, patient=False)
             if not lost or not isinstance(error, Exception):
                 raise
         else:
-            self._give_back(lost=lost)
+            self._give_back(lost=lost, patient=patient)
 
-    def _give_back(self, *, lost: bool) -> None:
+    def _give_back(self, *, lost: bool, patient: bool) -> None:
         try:
-            held = self._say_goodbye(lost=lost)
+            held = self._say_goodbye(lost=lost, patient=patient)
         finally:
             # Renewed until then: it may take a while.
             self._connection.heart.drop_producer(self._ledger, self.name, self._epoch)
         if not held and not lost:
             raise LeaseLost(self._ledger.shown, self.name)
 
-    def _say_goodbye(self, *, lost: bool) -> bool:
-        """Leave the queue; bears a server that is away, unless it is to be lost. False if it held no lease any more."""
+    def _say_goodbye(self, *, lost: bool, patient: bool) -> bool:
+        """Leave the queue; bears a server that is away, if it is patient. False if it held no lease any more."""
         outage = Outage(self._connection)
         while True:
             try:
@@ -237,8 +257,8 @@ class Producer(Generic[T]):
                 self._connection.send_minted(self._ledger)
                 return left
             except AWAY as error:
-                if lost:
-                    return False  # its lease runs out, which comes to the same
+                if not patient:
+                    return True  # its lease runs out, which comes to the same
                 outage.bear(error)
 
     def _flush(self, deadline: Deadline) -> None:
@@ -277,6 +297,7 @@ class Producer(Generic[T]):
 
     def _wait(self, deadline: Deadline) -> None:
         """Until something has moved; a worker's function does meanwhile what makes room."""
+        warn_of_loop()
         if not running.get():
             self._moved.wait(deadline.left(_LONG_S))
         elif not self._moved.wait(deadline.left(HELP_S)):
@@ -409,8 +430,11 @@ class Producer(Generic[T]):
         return put.full
 
     def _wait_for_room(self) -> None:
-        if self._connection.asking.blpop([self._ledger.room_key], timeout=_ROOM_S):
-            return
+        if not self._connection.asking.blpop([self._ledger.room_key], timeout=_ROOM_S):
+            self._look_for_workers()
+
+    def _look_for_workers(self) -> None:
+        """There is no room: is anybody there to make some?"""
         alone = None
         try:
             self._patience.look(self._ledger.status())

@@ -6,29 +6,35 @@ machine, that stop by themselves. How it ends is decided in Redis: state/lua/_se
 
 from __future__ import annotations
 
-import os
 import re
 import socket
 import uuid
-from collections.abc import Callable, Iterator, Sequence
-from typing import TYPE_CHECKING, Any, Generic, TypeVar
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import replace
+from typing import TYPE_CHECKING, Any, TypeVar
 
-from lastcall import functions
+from lastcall import celerytask, functions, handle
+from lastcall import notify as notifications
+from lastcall.aside import parcel, put
 from lastcall.checks import bound, one_of, plain_name, positive, seconds
 from lastcall.connection import Connection
 from lastcall.consumer import Consumer
-from lastcall.errors import ConfigError, FunctionMismatch, QueueHasFunction, QueueMismatch, UnknownJob, UnknownLetter
+from lastcall.coroutine import check_concurrency
+from lastcall.defaultclient import connection_of
+from lastcall.errors import ConfigError, FunctionMismatch, QueueFinished, QueueHasFunction, QueueMismatch, UnknownLetter
 from lastcall.flowoptions import MANY, FlowOptions
 from lastcall.letters import DeadLetter, read_letter
-from lastcall.payload import ITEM, STARTED
+from lastcall.payload import CALL, ITEM, STARTED
 from lastcall.policy import Told, told_of
 from lastcall.producer import Producer
+from lastcall.putget import PutGet, items_bound
 from lastcall.results import Results
 from lastcall.state import keys
-from lastcall.state.ledger import ENDED, ON_ERROR, ON_LOST, RESULTS, Ledger, Spec, Status, shown, split
+from lastcall.state.ledger import ENDED, OFF, ON_ERROR, ON_LOST, RECORD, RESULTS, Ledger, Spec, Status, shown
 from lastcall.waiting import AWAY, raise_for, reaching, unreachable, wait_for_end
 
 if TYPE_CHECKING:
+    from lastcall.client import Client
     from lastcall.settings import Settings
 
 T = TypeVar("T")
@@ -42,42 +48,52 @@ _SAID = {"celery": "workers", "expected": "producers", "down": "into", "backoff"
          "timeout": "timeout (in ms)"}  # fmt: skip
 
 
-class StatusableQueue(Generic[T]):
-    """A queue in Redis; made by client.queue(). A handle may be pickled and used on any machine, and after a fork.
+class StatusableQueue(PutGet[T]):
+    """A queue in Redis; made by client.queue(), or as it is. A handle may be pickled and used on any machine, and after
+    a fork.
+
+    maxsize: items that wait in it before put() blocks; 0 or less for no bound.
+    producers: how many there will be, where that is known; otherwise the last one to leave seals the queue.
+    name: None makes one up; with one, reopen and on_lost, as client.queue(). client: whose server to use; None:
+    LASTCALL_URL's, or a private one, which all queues of a program share.
+
+    A process that puts is a producer from its first put() on, until close(), until its handle is gone, or until it
+    ends; it is lost if it ends by an exception, or is killed. Besides queue.Queue's methods there are leases by hand.
 
     Whatever asks the server raises ServerUnreachable when it is away, ServerReadOnly or ServerOutOfMemory when it
     refuses, UnknownJob when the queue has expired.
     """
 
-    def __init__(self, connection: Connection, ledger: Ledger) -> None:
-        self._own_connection = connection
-        self._own_ledger = ledger
-        meta = ledger.meta()
-        if not meta:
-            raise UnknownJob(ledger.shown)
-        self.name = ledger.name
-        self.job = ledger.job
-        self.workers = meta["celery"].decode()
-        self.maxsize = int(meta["maxsize"])
-        self._maxbytes = int(meta["maxbytes"])
-        self.function_name = meta["identity"].decode()
-        self._results = meta["results"].decode()
-        self._on_error = meta["on_error"].decode()
+    _closed_to_readers = False
+    _beside: tuple[bytes, ...] = ()  # what lies aside for its function, where this made it
 
-    def __repr__(self) -> str:
-        return f"<StatusableQueue {self._own_ledger.shown}>"
-
-    def __reduce__(self) -> tuple[Any, ...]:
-        return attach, (self._own_connection.settings, self._own_ledger.address)
+    def __init__(
+        self, maxsize: int = 0, *, producers: int | None = None, name: str | None = None, client: Client | None = None,
+        on_lost: str | None = None, reopen: bool = False,
+    ) -> None:  # fmt: skip
+        bound_items = items_bound(maxsize)
+        connection = connection_of(client)
+        name = name or f"queue-{uuid.uuid4().hex}"
+        try:
+            made = make(
+                connection, name, name, maxsize=bound_items, producers=producers, on_lost=on_lost, reopen=reopen,
+                more={"bounds": "waiting"},
+            )  # fmt: skip
+            self._hold(connection, made._ledger)
+        except AWAY as error:
+            raise unreachable(connection, error) from error
 
     # Putting
 
     @reaching
-    def producer(self, name: str | None = None, *, chunk_items: int | None = None) -> Producer[T]:
+    def producer(
+        self, name: str | None = None, *, chunk_items: int | None = None, kind: type[Producer[T]] = Producer
+    ) -> Producer[T]:
         """Take out a producer's lease: one live producer more, until its `with` block is left.
 
         name: the same again for one that comes back, to go on where it was; a token for one that was announced by
         producer_token(); None makes one up. chunk_items: items that travel together; None finds it by measuring.
+        kind: for subclasses.
         Raises QueueFinished, ConfigError.
         """
         if name is not None:
@@ -88,7 +104,7 @@ class StatusableQueue(Generic[T]):
             positive("chunk_items", chunk_items)
         name = name or f"{socket.gethostname()}-{uuid.uuid4().hex[:12]}"
         lease = self._ledger.join(name)
-        return Producer(
+        return kind(
             self._connection, self._ledger, self.workers, name, lease,
             maxsize=self.maxsize, maxbytes=self._maxbytes, chunk_items=chunk_items,
         )  # fmt: skip
@@ -127,6 +143,24 @@ class StatusableQueue(Generic[T]):
         """
         return _consume(self.consumer())
 
+    def finished(self, timeout: float | None = None) -> bool:
+        """Whether this thread will get no item any more; if not, one is in its hand for get().
+
+        `while not queue.finished(): queue.get()` reads it to its end. Blocks until it is known. timeout: seconds. Marks
+        the item before as done. Raises Empty at the timeout, ProducerLost, QueueCancelled, QueueHasFunction.
+        """
+        try:
+            self._to_read().have(timeout)
+        except QueueFinished:
+            return True
+        return False
+
+    def task_done(self) -> None:
+        """The item that this thread got last is done: other than queue.Queue's, it says so itself when it gets the
+        next. Raises ValueError if it has got none since."""
+        if not self._hands.done():
+            raise ValueError("task_done() called too many times: this thread has got no item that is not done")
+
     def results(self, *, timeout: float | None = None, cursor: str = "") -> Results:
         """What the function returned, as it comes, until the queue has ended.
 
@@ -136,6 +170,13 @@ class StatusableQueue(Generic[T]):
         QueueCancelled, NoWorker, WaitTimeout, BadEnvelope; ConfigError if it has no function, keeps
         no results, or puts them into another queue.
         """
+        once, returns_errors = self.check_results(cursor)
+        return Results(
+            self._connection, self._ledger, once=once, returns_errors=returns_errors, timeout=timeout, cursor=cursor
+        )
+
+    def check_results(self, cursor: str) -> tuple[bool, bool]:
+        """Whether results can be read once only, and whether exceptions are among them. Raises ConfigError."""
         ledger = self._ledger
         if not self.function_name:
             raise ConfigError("results()", "called on a queue with a function", "one without",
@@ -149,10 +190,7 @@ class StatusableQueue(Generic[T]):
                               "read the results of that")  # fmt: skip
         if cursor and not _CURSOR.fullmatch(cursor):
             raise ConfigError("cursor", "the cursor of results that were read before", repr(cursor))
-        return Results(
-            self._connection, ledger, once=self._results == "once", returns_errors=self._on_error == "return",
-            timeout=timeout, cursor=cursor,
-        )  # fmt: skip
+        return self._results == "once", self._on_error == "return"
 
     # Looking
 
@@ -164,9 +202,12 @@ class StatusableQueue(Generic[T]):
     def join(self, timeout: float | None = None) -> Status:
         """Block until the queue is drained; other than queue.Queue's, it needs no task_done().
 
+        Who waits for that puts nothing more: the lease of this handle's put() is given back.
+
         timeout: seconds. Raises what went wrong: ProducerLost, QueueCancelled, DeadLetters; NoWorker; WaitTimeout,
         which says what was waited for.
         """
+        self._leave()  # nor does it hold up itself
         (status,) = wait_for_end(self._connection, [self._ledger], timeout)
         raise_for(status)
         return status
@@ -273,19 +314,6 @@ class StatusableQueue(Generic[T]):
             if celery is not None:
                 redis.hset(keys.QUEUES, Ledger(redis, self.job, [name]).address, celery)
 
-    @property
-    def _connection(self) -> Connection:
-        if self._own_connection.pid != os.getpid():
-            # It came here by a fork: the parent's connection, and the leases that it renews, are the parent's.
-            self._own_connection = Connection.of(self._own_connection.settings)
-            self._own_ledger = Ledger(self._own_connection.redis, self.job, self._own_ledger.names)
-        return self._own_connection
-
-    @property
-    def _ledger(self) -> Ledger:
-        _ = self._connection
-        return self._own_ledger
-
 
 def _in_order(item: str) -> tuple[Any, ...]:
     return tuple((int(part), "") if part.isdigit() else (-1, part) for part in re.split(r"[-#]", item))
@@ -307,11 +335,8 @@ def _as_ledger(options: Told) -> dict[str, Any]:
 
 def attach(settings: Settings, address: str) -> StatusableQueue[Any]:
     """A handle to a queue that exists. Raises UnknownJob, ServerUnreachable."""
-    connection = Connection.of(settings)
-    try:
-        return StatusableQueue(connection, Ledger.open(connection.redis, *split(address)))
-    except AWAY as error:
-        raise unreachable(connection, error) from error
+    queue: StatusableQueue[Any] = handle.attach(StatusableQueue, settings, address)
+    return queue
 
 
 def make(
@@ -320,12 +345,14 @@ def make(
     maxsize: int | None = None, maxbytes: int | None = None, workers: str | None = None,
     max_workers: int | None = None, producers: int | None = None, on_lost: str | None = None,
     results: str | None = None, on_error: str | None = None, policy: Told | None = None, reopen: bool = False,
-    founder: str | None = None, starter: Starter | None = None, flow: FlowOptions | None = None,
+    founder: str | None = None, starter: Starter | None = None, notify: str | None = None,
+    flow: FlowOptions | None = None, record: str | None = None, more: Mapping[str, Any] | None = None,
 ) -> StatusableQueue[Any]:  # fmt: skip
     """Make a queue, or a handle to the one that is there; what client.queue() says.
 
     founder: the producer that makes it for itself, and takes out its lease next. flow: of a flow's queue; one that
-    makes batches has workers, but no function.
+    makes batches has workers, but no function. record: what of it is written into its job's history. more: fields of
+    Spec that client.queue() has no word for.
     """
     for option, value in (("maxsize", maxsize), ("maxbytes", maxbytes)):
         if value is not None:
@@ -335,6 +362,7 @@ def make(
             positive(option, value)
     for option, choice, choices in (
         ("on_lost", on_lost, ON_LOST), ("results", results, RESULTS), ("on_error", on_error, ON_ERROR),
+        ("record", record, RECORD),
     ):  # fmt: skip
         if choice is not None:
             one_of(option, choice, choices)
@@ -355,8 +383,10 @@ def make(
         )
     if flow is not None and flow.gather:
         max_workers = 1
+    if notify is not None:
+        notifications.check(connection, notify)
     sealer = connection.sealer
-    identity, sealed, celery = None, None, None
+    identity, sealed, celery, beside = None, None, None, None
     if batches:
         identity, sealed, celery = flow.gather, b"", workers or "cpu"  # type: ignore[union-attr]
     elif function is not None:
@@ -371,8 +401,11 @@ def make(
             identity += f", folded by {fold.identity}" if fold is not None else ""
         if starter is not None:
             wire, identity = (*wire, starter), identity + STARTED
-        sealed = sealer.seal(wire, job, name, "function")
-        celery = workers or "cpu"
+        beside = parcel(connection, job)
+        sealed = sealer.seal(wire, job, name, "function", parcel=beside)
+        if style != CALL:
+            check_concurrency(function, policy or Told())
+        celery = workers or celerytask.workers_of(function)
     if celery is not None:
         plain_name("workers", celery)
         connection.ensure_workers(celery)
@@ -382,9 +415,12 @@ def make(
         function=sealed, identity=identity, celery=celery if workers is not None else None,
         maxsize=maxsize, maxbytes=maxbytes, max_workers=max_workers, on_lost=on_lost,
         results=results, on_error=on_error, expected=producers, style=style if function else None,
-        **(flow.stored if flow is not None else {}),
-        **(policy or Told()).stored, founder=founder, down=into.name if into is not None else "", reopen=reopen,
+        **(flow.stored if flow is not None else {}), record=None if record in (None, OFF) else record,
+        **(policy or Told()).stored, founder=founder,
+        notify=None if notify is None else notifications.seal_url(connection, job, name, notify),
+        down=into.name if into is not None else "", reopen=reopen,
     )  # fmt: skip
+    spec = replace(spec, **(more or {}))
     names = [name, *(into._ledger.names if into is not None else ())]
     ledger = Ledger(connection.redis, job, names)
     try:
@@ -402,6 +438,9 @@ def make(
         if error.option == "identity":
             none = "no function"
             raise FunctionMismatch(error.queue, error.expected or none, error.got or none) from None
+        if error.option == "notify":
+            there = "another URL" if error.expected else "nobody who is told"
+            raise QueueMismatch(error.queue, "notify", there, "this URL") from None
         said = _SAID.get(error.option, error.option)
         raise QueueMismatch(error.queue, said, error.expected, error.got) from None
     if state not in ENDED:
@@ -409,7 +448,12 @@ def make(
     if into is None:
         # It may be one that was made with a queue downstream, by another.
         ledger = Ledger.open(connection.redis, job, name)
-    queue: StatusableQueue[Any] = StatusableQueue(connection, ledger)
+    contents = {} if beside is None or state in ENDED else beside.contents
+    for digest, raw in contents.items():  # before anybody can put: what slots run the items through is whole then
+        if not ledger.has_aside(digest):
+            put(connection, ledger, digest, raw)
+    queue: StatusableQueue[Any] = StatusableQueue.of(connection, ledger)
+    queue._beside = tuple(contents)
     if queue.workers:
         connection.ensure_workers(queue.workers)
     return queue

@@ -5,7 +5,7 @@ Every worker does so in turn (lastcall_worker/bootsteps.py), and so do clients w
 
 from __future__ import annotations
 
-from collections.abc import Collection
+from collections.abc import Callable, Collection
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
@@ -56,10 +56,12 @@ def reap_once(
     sender: TicketSender,
     *,
     celery_queues: Collection[str] | None = None,
+    tell: Callable[[Ledger], bool] = lambda _: True,
 ) -> Sweep:
     """Reap every queue that has not ended, once; forget those that have.
 
-    celery_queues: only the queues whose tickets travel through one of these.
+    celery_queues: only the queues whose tickets travel through one of these. tell: hands over what is to be told of a
+    queue that has ended; False where that is not possible now, and is tried at the next look.
     An error in one queue is kept in the result and does not stop the others; redis-py's
     ConnectionError and TimeoutError do: they concern all.
     """
@@ -78,6 +80,8 @@ def reap_once(
             lost, sent, ended = reap_queue(ledger, celery_queue, registry, sender, idle=idle.get(celery_queue, False))
             sweep.lost += [(queue, producer) for producer in lost]
             sweep.tickets += sent
+            if ended and not tell(ledger):
+                continue
         except UnknownJob:
             ended = True
         except (LastcallError, ResponseError) as error:

@@ -9,7 +9,7 @@ from __future__ import annotations
 import json
 import time
 from dataclasses import asdict, dataclass
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Any, Final
 
 from lastcall.state import keys
 from lastcall.state.scripts import script
@@ -68,6 +68,13 @@ class Registry:
         """As live(); known for a second."""
         asked, workers = self._seen
         return workers if time.monotonic() - asked < CACHE_S else self._attend()
+
+    def seen(self) -> list[WorkerInfo]:
+        """As live(), by reads alone, which a replica answers, too."""
+        now: Any = self._redis.time()
+        nodes: Any = self._redis.zrangebyscore(keys.WORKERS_SEEN, f"({now[0] * 1000 + now[1] // 1000}", "+inf")
+        texts: Any = self._redis.hmget(keys.WORKERS, nodes) if nodes else []
+        return sorted((_info(text) for text in texts if text is not None), key=lambda worker: worker.node)
 
     def _attend(self, node: str = "", info: str = "", lease_ms: int = 0) -> list[WorkerInfo]:
         asked = time.monotonic()

@@ -15,7 +15,7 @@ from lastcall.letters import given_up
 from lastcall.outcome import pack_error, unpack_error
 from lastcall.payload import Outcome, open_outcome
 from lastcall.steps import Failed
-from lastcall.waiting import AWAY, Deadline, Outage, Patience, describe, raise_for, status_of
+from lastcall.waiting import AWAY, Deadline, Outage, Patience, describe, raise_for, status_of, warn_of_loop
 
 if TYPE_CHECKING:
     from lastcall.connection import Connection
@@ -88,6 +88,8 @@ class Reader:
         """
         if self.ended:
             return []
+        if block_s > 0:
+            warn_of_loop()
         try:
             reply = self._ask(min(block_s, HELP_S) if running.get() else block_s)
             if not reply and block_s > 0 and help_with(self._ledger):
@@ -154,6 +156,15 @@ class Reader:
         """All of these were handed out: the cursor is behind them."""
         self.cursor = together[-1].at
         self._unacked += sum(entry.outcome.settled for entry in together)
+
+    def confirm(self) -> None:
+        """What was handed out may be removed."""
+        self._ack(self.cursor)
+
+    @property
+    def owes(self) -> bool:
+        """Whether there is something to confirm."""
+        return self._once and bool(self._unacked or self._unconfirmed)
 
     def describe(self) -> str:
         """What is waited for, for the message of a timeout."""
@@ -247,7 +258,7 @@ def _values(
     keyed = connection.sealer.keyed
     with contextlib.closing(reader.entries(timeout)) as entries:
         for together in entries:
-            handed = [pair for entry in together for pair in _pairs(entry, returns_errors, keyed)]
+            handed = [pair for entry in together for pair in pairs(entry, returns_errors, keyed)]
             # Before the last one: whoever has it may ask for no more.
             for at, one in enumerate(handed):
                 if at + 1 == len(handed):
@@ -276,19 +287,19 @@ def in_order(connection: Connection, ledger: Ledger, *, timeout: float | None) -
             while (first := parts.get(number)) and first[0].whole:
                 del parts[number]
                 number += 1
-                yield from _raised(_pairs(first[0], True, keyed))
+                yield from _raised(pairs(first[0], True, keyed))
     for _, those in sorted(parts.items()):
         numbered = [
             (entry.start + at, pair)
             for entry in those
-            for at, pair in zip(entry.positions, _pairs(entry, True, keyed), strict=True)
+            for at, pair in zip(entry.positions, pairs(entry, True, keyed), strict=True)
         ]
         yield from _raised(pair for _, pair in sorted(numbered, key=lambda one: one[0]))
     if reader.ended != "DRAINED":
         raise_for(status_of(connection, ledger))
 
 
-def _pairs(entry: Entry, returns_errors: bool, keyed: bool) -> list[tuple[Any, BaseException | None]]:
+def pairs(entry: Entry, returns_errors: bool, keyed: bool) -> list[tuple[Any, BaseException | None]]:
     """An entry's values, or exceptions."""
     if entry.error is not None:
         raise entry.error

@@ -2,6 +2,7 @@
 
 import math
 import os
+from collections.abc import Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -18,6 +19,7 @@ from urllib.parse import (
 
 from lastcall.envelope import MIN_KEY_BYTES
 from lastcall.errors import ConfigError
+from lastcall.notify import allowed as allowed_host
 
 _EXAMPLES = "redis://host:6379/0, rediss://host:6379/0 or unix:///path/to/socket?db=0"
 _MOST_ITEM_BYTES = 512 * 1024 * 1024  # the longest value that Redis takes by default
@@ -47,6 +49,10 @@ class Settings:
     ttl_s: seconds that a finished job is kept.
     max_item_bytes: the largest item that is taken, at most 512 MiB.
     worker_wait_s: seconds to wait for a worker to appear before NoWorker.
+    aside_bytes: arrays, bytes and other buffers in the arguments of calls that are at least as large are sent once, not
+    with each call (0: with each call, whatever they are).
+    aside_cache_bytes: how much of that a worker's process keeps, and a client leaves on the server that no call needs.
+    notify_hosts: whom this worker may tell how queues ended (notify=): hosts, for https; http://host:port.
     Raises ConfigError for a value that cannot be used.
     """
 
@@ -61,6 +67,9 @@ class Settings:
     ttl_s: float = 86_400.0
     max_item_bytes: int = 64 * 1024 * 1024
     worker_wait_s: float = 60.0
+    aside_bytes: int = 256 * 1024
+    aside_cache_bytes: int = 256 * 1024 * 1024
+    notify_hosts: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
         if self.url is not None:
@@ -73,6 +82,8 @@ class Settings:
                 "a URL that Celery takes, such as redis://host:6379/0",
                 "one without a scheme",
             )
+        for host in self.notify_hosts:
+            allowed_host(host)
         for name, (least, allowed) in _SECONDS.items():
             value = getattr(self, name)
             if not _is_number(value) or value < least or (value == least and not allowed):
@@ -88,6 +99,10 @@ class Settings:
                 f"an int from 1 to {_MOST_ITEM_BYTES:,}",
                 repr(size),
             )
+        for name in ("aside_bytes", "aside_cache_bytes"):
+            size = getattr(self, name)
+            if not isinstance(size, int) or isinstance(size, bool) or size < 0:
+                raise ConfigError(_both_names(name), "a number of bytes, at least 0", repr(size))
 
     @classmethod
     def load(
@@ -105,6 +120,9 @@ class Settings:
         ttl_s: float | None = None,
         max_item_bytes: int | None = None,
         worker_wait_s: float | None = None,
+        aside_bytes: int | None = None,
+        aside_cache_bytes: int | None = None,
+        notify_hosts: str | Iterable[str] | None = None,
     ) -> "Settings":
         """Settings from the arguments and, for each that is None, from LASTCALL_<NAME>.
 
@@ -115,10 +133,15 @@ class Settings:
             "url": url or _from_environment("url"),
             "key": _load_key(key, key_file),
             "broker_url": broker_url or _from_environment("broker_url"),
-            "max_item_bytes": max_item_bytes
-            if max_item_bytes is not None
-            else _number_from_environment("max_item_bytes", int),
+            "notify_hosts": _hosts(_from_environment("notify_hosts") if notify_hosts is None else notify_hosts),
         }
+        sizes = {
+            "max_item_bytes": max_item_bytes,
+            "aside_bytes": aside_bytes,
+            "aside_cache_bytes": aside_cache_bytes,
+        }
+        for name, size in sizes.items():
+            given[name] = size if size is not None else _number_from_environment(name, int)
         seconds = {
             "lease_s": lease_s,
             "slice_s": slice_s,
@@ -249,6 +272,12 @@ def _kombu_url(url: str) -> str:
     if parts.scheme == "rediss":
         query.setdefault("ssl_cert_reqs", "required")  # kombu's own default is not to check
     return _join(parts.scheme, netloc, f"/{database}", urlencode(query, safe="/"))
+
+
+def _hosts(given: str | Iterable[str] | None) -> tuple[str, ...] | None:
+    if given is None:
+        return None
+    return tuple(given.replace(",", " ").split()) if isinstance(given, str) else tuple(given)
 
 
 def _load_key(key: str | bytes | None, key_file: str | os.PathLike[str] | None) -> bytes | None:

@@ -9,6 +9,7 @@ The worker must import the module that holds them, as it does Celery tasks.
 from collections.abc import Callable
 from typing import Any, TypeVar, overload
 
+from lastcall.coroutine import check_concurrency
 from lastcall.errors import ConfigError
 from lastcall.policy import RetryOn, remember, told
 
@@ -24,21 +25,27 @@ def task(function: F, /) -> F: ...
 def task(
     *, name: str | None = None, retries: int | None = None, backoff_s: float | None = None,
     retry_on: RetryOn | None = None, timeout: float | None = None, crash_limit: int | None = None,
+    concurrency: int | None = None,
 ) -> Callable[[F], F]: ...  # fmt: skip
 def task(
     function: F | None = None, /, *, name: str | None = None, retries: int | None = None,
     backoff_s: float | None = None, retry_on: RetryOn | None = None, timeout: float | None = None,
-    crash_limit: int | None = None,
+    crash_limit: int | None = None, concurrency: int | None = None,
 ) -> F | Callable[[F], F]:  # fmt: skip
     """Register a function under a name; it stays as it is.
 
     name: what clients and workers know it by, default "module:qualname". The others are what map, submit and queue
-    take for an item of this function where they are not told otherwise: see Client.queue(); timeout is seconds an item.
+    take for an item of this function where they are not told otherwise: see Client.queue(); timeout is seconds an item;
+    concurrency is how many coroutines of it a slot runs at the same time (500).
     Raises ConfigError, also where another function has that name.
     """
-    options = told(retries=retries, backoff_s=backoff_s, retry_on=retry_on, timeout=timeout, crash_limit=crash_limit)
+    options = told(
+        retries=retries, backoff_s=backoff_s, retry_on=retry_on, timeout=timeout, crash_limit=crash_limit,
+        concurrency=concurrency,
+    )  # fmt: skip
 
     def register(function: F) -> F:
+        check_concurrency(function, options)
         known = name or _default_name(function)
         other = _functions.get(known)
         if other is not None and _place(other) != _place(function):

@@ -6,10 +6,12 @@ connection may have missed.
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 import functools
 import logging
 import time
+import warnings
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Concatenate, Final, ParamSpec, Protocol, TypeVar
 
@@ -29,7 +31,7 @@ from lastcall.errors import (
     ServerUnreachable,
     WaitTimeout,
 )
-from lastcall.state.ledger import shown
+from lastcall.state.ledger import ENDLESS, shown
 
 if TYPE_CHECKING:
     from lastcall.connection import Connection
@@ -81,6 +83,13 @@ def unreachable(connection: Connection, error: Exception) -> ServerUnreachable |
             return ServerOutOfMemory(url, reason)
         reason = f"it answered {reason!r}"
     return ServerUnreachable(url, reason)
+
+
+def warn_of_loop() -> None:
+    """Warn where a wait begins that blocks an event loop, and with it all that run there."""
+    if asyncio._get_running_loop() is not None:
+        what = "this wait of lastcall blocks the event loop that it is called in: use AsyncClient"
+        warnings.warn(what, RuntimeWarning, stacklevel=4)
 
 
 class Outage:
@@ -193,7 +202,7 @@ def describe(connection: Connection, status: Status) -> str:
     if len(live) > _MOST_NAMED:
         parts.append(f"and {len(live) - _MOST_NAMED} more producers")
     missing = status.expected - len(status.producers)
-    if not status.ended and missing > 0 and status.producers:
+    if not status.ended and missing > 0 and status.producers and status.expected != ENDLESS:
         parts.append(f"{missing} of {status.expected} producers have not come yet")
     return "; ".join(parts)
 
@@ -220,6 +229,7 @@ def wait_for_end(connection: Connection, ledgers: Sequence[Ledger], timeout_s: f
 
     timeout_s: None waits for as long as it takes. Raises WaitTimeout, NoWorker, UnknownJob, ServerUnreachable.
     """
+    warn_of_loop()
     deadline, outage = Deadline(timeout_s), Outage(connection)
     patience = {ledger.address: Patience(connection) for ledger in ledgers}
     ended: dict[str, Status] = {}
@@ -257,6 +267,37 @@ def wait_for_end(connection: Connection, ledgers: Sequence[Ledger], timeout_s: f
                 if deadline.passed:
                     names = ", ".join(ledger.shown for ledger in ledgers)
                     raise WaitTimeout(f"queue {names}: {outage}", deadline.waited_s) from error
+
+
+def wait_until_idle(connection: Connection, ledger: Ledger, timeout_s: float | None = None) -> None:
+    """Block until all that was put into a queue is done, though more may come.
+
+    timeout_s: None waits for as long as it takes. Raises WaitTimeout, UnknownJob, ServerUnreachable.
+    """
+    deadline, outage = Deadline(timeout_s), Outage(connection)
+    ledger = connection.asked(ledger)
+    with connection.heart.watching(ledger):
+        while True:
+            try:
+                announcements = connection.asking.pubsub(ignore_subscribe_messages=True)  # type: ignore[no-untyped-call]
+                with announcements as announced:
+                    # First subscribed, then looked: that nothing was left for a moment is either announced or seen.
+                    announced.subscribe(ledger.results_key)
+                    while True:
+                        status = ledger.status()
+                        outage.over()
+                        if not status.ready + status.leased + status.delayed:
+                            return
+                        if deadline.passed:
+                            raise WaitTimeout(describe(connection, status), deadline.waited_s)
+                        if help_with(ledger):
+                            continue
+                        if announced.get_message(timeout=deadline.left(HELP_S if running.get() else _LOOK_S)):
+                            return
+            except AWAY as error:
+                outage.bear(error, deadline.left(_LOOK_S))
+                if deadline.passed:
+                    raise WaitTimeout(f"queue {ledger.shown}: {outage}", deadline.waited_s) from error
 
 
 def raise_for(status: Status) -> None:

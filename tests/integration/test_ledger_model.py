@@ -302,31 +302,34 @@ class LedgerMachine(RuleBasedStateMachine):
             self.holds()
 
     @precondition(lambda self: any(slot.chunks for slot in self.slots))
-    @rule(at=pick, want=wants, plan=plans, cap=caps, waited=sometimes, twice=sometimes)
-    def complete(self, at: int, want: int, plan: str, cap: int, waited: bool, twice: bool) -> None:
+    @rule(at=pick, want=wants, plan=plans, cap=caps, waited=sometimes, twice=sometimes, knows=sometimes)
+    def complete(self, at: int, want: int, plan: str, cap: int, waited: bool, twice: bool, knows: bool) -> None:
         slot = self.choose([slot for slot in self.slots if slot.chunks], at)
-        self.run(slot, want, plan, cap, waited, twice)
+        self.run(slot, want, plan, cap, waited, twice, knows)
 
-    def run(self, slot: Slot, want: int, plan: str, cap: int, waited: bool, twice: bool) -> Claim:
+    def run(self, slot: Slot, want: int, plan: str, cap: int, waited: bool, twice: bool, knows: bool = False) -> Claim:
         """A slot completes what it has, as planned for each item, and asks for more.
 
         d: done, a: to be tried again, x: dead; a chunk whose first is -: not completed yet.
+        knows: it goes on with these.
         """
         steps = iter(plan * 40)
-        completions = []
+        completions, kept = [], []
         for chunk in slot.chunks:
             verdicts = [next(steps) for _ in range(chunk.items)]
             if verdicts[0] != "-":
                 completions.append(self.completion(slot, chunk, verdicts))
+            elif knows:
+                kept.append(chunk)
         claim: Claim = self.both(
             slot.queue, twice,
             lambda q: q.next(slot.ticket, slot.nonce, LONG_MS, want, completions=completions,
-                             waited=waited, downstream_cap=cap, busy_us=BUSY_US),
-            lambda q: q.next(slot.ticket, slot.nonce, want, completions, cap, BUSY_US),
+                             waited=waited, downstream_cap=cap, busy_us=BUSY_US, known=len(kept)),
+            lambda q: q.next(slot.ticket, slot.nonce, want, completions, cap, BUSY_US, len(kept)),
         )  # fmt: skip
         if claim.lost:
             return claim  # a zombie goes on with what it believes to hold
-        slot.chunks = claim.chunks
+        slot.chunks = kept + claim.chunks
         self.queues[slot.queue].sent += claim.tickets
         if slot.queue == "a":
             self.queues["b"].sent += claim.downstream_tickets

@@ -146,7 +146,9 @@ def test_a_cycle_is_refused() -> None:
             use()
 
 
-@pytest.mark.parametrize("items", [itertools.count(), itertools.cycle("ab"), itertools.repeat(1)], ids=repr)
+@pytest.mark.parametrize(
+    "items", [itertools.count(), itertools.cycle("ab"), itertools.repeat(1)], ids=["count", "cycle", "repeat"]
+)
 def test_the_end_of_an_endless_input_cannot_be_waited_for(items: Iterator[Any]) -> None:
     job = Flow(str).run(items)
     with pytest.raises(errors.ConfigError, match="called on a job whose input ends"):

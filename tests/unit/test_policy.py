@@ -49,10 +49,10 @@ def test_the_delay_doubles_and_half_of_it_is_random() -> None:
 
 
 def test_a_policy_travels_as_plain_data_and_through_the_ledgers_fields() -> None:
-    policy = told(retries=2, backoff_s=0.25, retry_on=(KeyError, Mine), timeout=1.5, crash_limit=5).policy
+    said = told(retries=2, backoff_s=0.25, retry_on=(KeyError, Mine), timeout=1.5, crash_limit=5, concurrency=9)
+    policy = said.policy
     assert Policy(*policy.wire) == policy
-    stored = told(retries=2, backoff_s=0.25, retry_on=(KeyError, Mine), timeout=1.5, crash_limit=5).stored
-    fields = {name.removesuffix("_ms"): str(value).encode() for name, value in stored.items()}
+    fields = {name.removesuffix("_ms"): str(value).encode() for name, value in said.stored.items()}
     assert Policy.stored(fields) == policy
 
 

@@ -25,8 +25,8 @@ CODES = "|".join(code.name for code in Code)
 # What type of value a command works on. Commands that are not here have no business in a script.
 TYPES = {
     "HASH": "HDEL HEXISTS HGET HGETALL HINCRBY HLEN HMGET HSET HSETNX HVALS",
-    "LIST": "LINDEX LLEN LPOP LRANGE RPOP LPUSH LREM LTRIM RPUSH",
-    "ZSET": "ZADD ZCARD ZRANGEBYSCORE ZREM ZSCORE",
+    "LIST": "LINDEX LLEN LPOP LRANGE RPOP LPUSH LREM LSET LTRIM RPUSH",
+    "ZSET": "ZADD ZCARD ZRANGE ZRANGEBYSCORE ZREM ZSCORE",
     "STREAM": "XADD XDEL XREVRANGE XTRIM",
     "": "PERSIST PEXPIRE PUBLISH TIME UNLINK",
 }
@@ -47,6 +47,9 @@ READS = {
     "ZSCORE",
 }
 KEY = r"key\([\w +]+, ([A-Z]+|part)\)"
+# Scripts of shared things, which are one thing's keys and no chain of queues, name them by their numbers.
+OWN_KEY = r"KEYS\[\w+\]"
+HEADS = ("_queue", "_shared")  # what scripts begin with: they know the return codes
 
 
 @cache
@@ -132,10 +135,12 @@ def test_header_names_every_return_code_and_no_other(name: str) -> None:
     assert returned == {text for _, text in named}
     # Nothing is returned but by code: no bare value, but of functions within.
     for value in re.findall(r"^(?:if .* then )?\s*return (?!reply\()(\S+)", code_of(name), re.MULTILINE):
-        assert value.startswith("{") or value in ("refused", "tonumber(ms),", "downstream,", "part,", "place")
+        assert value.startswith("{") or value in (
+            "refused", "answered", "tonumber(ms),", "downstream,", "part,", "place",
+        )  # fmt: skip
 
 
-@pytest.mark.parametrize("name", [part for part in PARTS if part != "_queue"])
+@pytest.mark.parametrize("name", [part for part in PARTS if part not in HEADS])
 def test_parts_leave_return_codes_to_the_scripts(name: str) -> None:
     assert not re.search(rf"\b({CODES})\b", code_of(name))
     assert "reply(" not in code_of(name)
@@ -145,6 +150,10 @@ def test_lua_and_python_agree_on_the_codes() -> None:
     names, numbers = re.search(r"local (OK, [A-Z, ]+) = ([\d, -]+)", code_of("_queue")).groups()  # type: ignore[union-attr]
     there = dict(zip(names.split(", "), map(int, numbers.split(",")), strict=True))
     assert there == {code.name: code.value for code in Code}
+    names, numbers = re.search(r"local (OK, [A-Z, ]+) = ([\d, -]+)", code_of("_shared")).groups()  # type: ignore[union-attr]
+    assert {name: there[name] for name in names.split(", ")} == dict(
+        zip(names.split(", "), map(int, numbers.split(",")), strict=True)
+    )
     everywhere = "".join(code_of(name) for name in SCRIPTS)
     assert all(re.search(rf"\b{code.name}\b", everywhere) for code in Code)
 
@@ -159,6 +168,8 @@ def test_lua_and_python_agree_on_the_keys() -> None:
     }
     assert there == {part.upper(): at for at, part in enumerate(keys.PARTS, 1)}
     count = str(len(keys.PARTS))
+    numbered = dict(re.findall(r"KEYS\[(\d)\] (\w+)", header("_shared")))
+    assert numbered == {str(at): part for at, part in enumerate(keys.SHARED_PARTS, 1)}
     assert f"#KEYS / {count}" in code_of("_queue")
     assert f"(i - 1) * {count} + part" in code_of("_queue")
 
@@ -189,9 +200,9 @@ def test_keys_come_from_the_caller(name: str) -> None:
     for command, rest in calls(name):
         assert command in TYPE_OF, f"{command} is not a command for a script"
         if command == "UNLINK":
-            assert re.fullmatch(rf"{KEY}(, {KEY})*", rest), rest
+            assert re.fullmatch(rf"({KEY}|{OWN_KEY})(, ({KEY}|{OWN_KEY}))*", rest), rest
         elif command != "TIME":
-            assert re.match(rf"({KEY}|KEYS\[\d\])(,|$)", rest), f"{command} {rest}"
+            assert re.match(rf"({KEY}|{OWN_KEY})(,|$)", rest), f"{command} {rest}"
     assert "lastcall" not in code_of(name)
 
 
@@ -218,13 +229,13 @@ def test_every_key_is_documented_with_its_type() -> None:
 def test_keys_of_a_job_share_a_slot_and_those_of_two_queues_nothing_else() -> None:
     one, two = keys.queue("j", "one"), keys.queue("j", "two")
     assert all(key.startswith(f"{keys.PREFIX}:{{j}}:") for key in one + two)
-    assert set(one) & set(two) == {keys.of_job("j", part) for part in ("room", "job", "events")}
+    assert set(one) & set(two) == {keys.of_job("j", part) for part in ("room", "job", "events", "failures")}
     assert len(set(one)) == len(one) == len(keys.PARTS)
     assert keys.chain("j", ["one", "two"]) == one + two
 
 
-# Only these make a queue longer. The others must go on when the server is full, or it stays full.
-GROW = {"create", "join", "put", "revive"}
+# Only these make something longer. The others must go on when the server is full, or it stays full.
+GROW = {"aside", "create", "join", "put", "revive", "hold", "arrive", "store", "swap", "edit"}
 
 
 @pytest.mark.parametrize("name", SCRIPTS)

@@ -51,6 +51,7 @@ def test_the_environment_is_read(monkeypatch: pytest.MonkeyPatch) -> None:
         "TTL_S": "60",
         "MAX_ITEM_BYTES": "1000",
         "WORKER_WAIT_S": "",
+        "NOTIFY_HOSTS": "hooks.example.com, http://127.0.0.1:8000",
     }.items():
         monkeypatch.setenv(f"LASTCALL_{name}", value)
     assert Settings.load() == Settings(
@@ -64,6 +65,7 @@ def test_the_environment_is_read(monkeypatch: pytest.MonkeyPatch) -> None:
         ttl_s=60,
         max_item_bytes=1000,
         worker_wait_s=60,
+        notify_hosts=("hooks.example.com", "http://127.0.0.1:8000"),
     )
 
 
@@ -283,6 +285,16 @@ def test_seconds_that_must_pass_cannot_be_zero(name: str) -> None:
 def test_an_item_limit_that_cannot_be_used_is_refused(value: object) -> None:
     with pytest.raises(ConfigError, match=r"max_item_bytes \(LASTCALL_MAX_ITEM_BYTES\)"):
         Settings(max_item_bytes=value)  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("name", ["aside_bytes", "aside_cache_bytes"])
+def test_sizes_of_what_lies_aside_are_bytes_and_may_be_none(monkeypatch: pytest.MonkeyPatch, name: str) -> None:
+    for value in (-1, 1.5, True, "1"):
+        with pytest.raises(ConfigError, match=rf"{name} \(LASTCALL_{name.upper()}\) must be a number of bytes"):
+            Settings(**{name: value})  # type: ignore[arg-type]
+    assert getattr(Settings(**{name: 0}), name) == 0  # type: ignore[arg-type]
+    monkeypatch.setenv(f"LASTCALL_{name.upper()}", "1000")
+    assert getattr(Settings.load(), name) == 1000
 
 
 @pytest.mark.parametrize(("name", "value"), [("LEASE_S", "ten"), ("MAX_ITEM_BYTES", "64MB")])

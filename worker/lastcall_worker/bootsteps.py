@@ -12,6 +12,7 @@ from typing import Any, Final
 
 from celery import bootsteps, signals
 
+from lastcall import notify
 from lastcall_worker.node import Node, end_worker, pool_name
 from lastcall_worker.reaper import Reaper
 from lastcall_worker.until_drained import Exit, UntilDrained
@@ -165,6 +166,22 @@ def track_the_living(pool: Any) -> None:
             track(process, hub)
 
     pool._track_child_process = track_if_alive
+
+
+class NotifyStep(bootsteps.StartStopStep):
+    """Serves the Celery queues of those whom this worker may tell how queues ended."""
+
+    requires = ("celery.worker.consumer.tasks:Tasks",)
+
+    def include_if(self, consumer: Any) -> bool:
+        return bool(consumer.app.lastcall_settings.notify_hosts)
+
+    def start(self, consumer: Any) -> None:
+        for host in consumer.app.lastcall_settings.notify_hosts:
+            consumer.add_task_queue(notify.allowed(host).celery_queue)
+
+    def stop(self, consumer: Any) -> None:
+        pass
 
 
 class PromptStep(bootsteps.StartStopStep):

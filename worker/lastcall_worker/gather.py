@@ -12,10 +12,11 @@ from lastcall.flowoptions import REDUCE
 from lastcall.outcome import PackedError, pack_error
 from lastcall.payload import Origin, Outcome, seal_outcome, seal_traced
 from lastcall.state.ledger import AGAIN, ERROR, Completion, Output, Segment
+from lastcall_worker.notes import notes_of
 from lastcall_worker.outputs import last_way, origins_of, seal_output, split
 
 if TYPE_CHECKING:
-    from lastcall.state.ledger import Chunk, Claim
+    from lastcall.state.ledger import Chunk, Claim, Note
     from lastcall_worker.slot import Slot
     from lastcall_worker.station import Work
 
@@ -64,9 +65,19 @@ class _Gather:
                     letters=letters,
                     rest=rest,
                     segments=[*told, *(segments if number == last else ())],
+                    notes=self._notes(number, chunk, rest),
                 )
             )
         return found
+
+    def _notes(self, number: int, chunk: Chunk, rest: int) -> Sequence[Note]:
+        errors, origins = self.errors[number], self.origins[number]
+        kept = chunk._replace(items=chunk.items - rest) if rest else chunk
+        busy_us = int((time.perf_counter() - self.began) * 1e6)
+        share_us = busy_us // len(self.claim.chunks)
+        return notes_of(
+            self.slot, self.work, kept, origins[: kept.items], kept.items - len(errors), errors, (), {}, share_us
+        )  # fmt: skip
 
     def _batch(self) -> list[Segment]:
         good = [

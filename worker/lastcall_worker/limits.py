@@ -58,20 +58,25 @@ class Table:
         self._facts = memory[_ROWS * _DEADLINE.size :]
 
     def write(
-        self, row: int, address: str, ticket: str, chunk: str, item: int, delay_ms: int | None, timeout_s: float
-    ) -> bool:
-        """Say what is run from now on. False if there is no room for it: then only the alarm ends it."""
+        self, row: int, address: str, ticket: str, chunk: str, item: int, delay_ms: int | None, timeout_s: float,
+        *, left_s: float | None = None,
+    ) -> bool:  # fmt: skip
+        """Say what is run from now on. False if there is no room for it: then only the alarm ends it.
+
+        left_s: what is left of its time, if that is not all.
+        """
         what, where = chunk.encode(), f"{address} {ticket}".encode()
         if row >= _ROWS or max(len(what), len(where)) > _TEXT_BYTES:
             return False
-        grace_s = GRACE_S if has_alarm() else 0.0
+        if left_s is None:
+            left_s = timeout_s + (GRACE_S if has_alarm() else 0.0)
         self._deadlines[row] = 0.0  # one that a killed process left behind is not of what follows
         _FACTS.pack_into(
             self._facts, row * _ROW, os.getpid(), item, -1 if delay_ms is None else delay_ms,
             int(timeout_s * 1000), what, where,
         )  # fmt: skip
         # Last: who reads a deadline reads what belongs to it.
-        self._deadlines[row] = time.monotonic() + timeout_s + grace_s
+        self._deadlines[row] = time.monotonic() + left_s
         return True
 
     def clear(self, row: int) -> bool:

@@ -15,6 +15,7 @@ from lastcall.errors import LastcallError
 from lastcall.reaper import Sweep, reap_once
 from lastcall.state import keys
 from lastcall.state.ledger import shown, split
+from lastcall_worker.notifier import Teller
 
 if TYPE_CHECKING:
     from redis import Redis
@@ -36,6 +37,7 @@ class Reaper:
         self._lock = threading.Lock()
         self._wake = threading.Event()
         self._stopped = False
+        self._teller = Teller(settings)
         self._said: dict[str, str] = {}  # queue -> the error that was logged last
         self.swept = threading.Event()  # set after each sweep
         self._thread = threading.Thread(target=self._run, name="lastcall-reaper", daemon=True)
@@ -83,7 +85,10 @@ class Reaper:
             chosen = None
         else:
             return
-        sweep = reap_once(redis, connection.registry, connection.tickets, celery_queues=chosen)
+        self._teller.begin()
+        sweep = reap_once(
+            redis, connection.registry, connection.tickets, celery_queues=chosen, tell=self._teller.hand_over
+        )
         self._tell(sweep)
         self.swept.set()
 

@@ -6,6 +6,7 @@ Everything that a slot needs of its process is in its Station (station.py).
 
 from __future__ import annotations
 
+import inspect
 import logging
 import threading
 import time
@@ -14,13 +15,13 @@ from collections.abc import Callable, Sequence
 from contextlib import suppress
 from typing import TYPE_CHECKING, Any
 
+from celery.app.task import Task
 from redis.exceptions import RedisError
 
 from lastcall.connection import Connection
 from lastcall.current import running as running_here
 from lastcall.errors import (
     BadEnvelope,
-    ItemTimeout,
     LastcallError,
     NotDeserializable,
     NotSerializable,
@@ -43,14 +44,17 @@ from lastcall.payload import (
     seal_parts,
     seal_values,
 )
-from lastcall.policy import Policy
+from lastcall.policy import MOST_RETRIES, Policy
 from lastcall.state.ledger import Again, Completion, Ledger, Output
 from lastcall.tickets import SLOT_TASK
 from lastcall.waiting import AWAY
 from lastcall_worker import gather, limits, outputs, starters
+from lastcall_worker.celerytask import AskedAgain, SoftItemTimeout
 from lastcall_worker.emission import Emission, many
+from lastcall_worker.loop import finish
 from lastcall_worker.monitored import Monitored
-from lastcall_worker.station import Station, TicketOver, Work
+from lastcall_worker.notes import notes_of
+from lastcall_worker.station import AGAIN_S, AWAY_S, Station, TicketOver, Work
 from lastcall_worker.station import station as a_station
 
 if TYPE_CHECKING:
@@ -64,9 +68,7 @@ _LONG_S = 0.1  # where a chunk took longer, the next is shown as started before 
 
 _SOON_MS = 1000  # for which a slot waits itself until its queue's rate lets something through
 _BETWEEN_S = 0.005  # how long a slot lingers at most at a queue whose neighbours' tickets may wait for it
-
-_AWAY_S = 60.0  # how long a slot bears that the server is away
-_AGAIN_S = 0.2
+_NO_LIMIT_S = 10 * 365 * 86_400
 
 _log = logging.getLogger(__name__)
 
@@ -74,13 +76,16 @@ _log = logging.getLogger(__name__)
 class Running:
     """What `lastcall.current` tells while a chunk runs; `at` is the item's index in it."""
 
-    __slots__ = ("_values", "_work", "chunk", "emission", "job", "made", "positions", "queue", "slot", "worker")
+    __slots__ = (
+        "_values", "_work", "celery", "chunk", "emission", "job", "made", "positions", "queue", "slot", "worker",
+    )  # fmt: skip
 
     def __init__(self, slot: Slot, work: Work, chunk: Chunk) -> None:
         self.slot = slot
         self._work = work
         self.job, self.queue = work.ledger.job, work.ledger.name
         self.made = work.made[0].decode()
+        self.celery = work.celery
         self.worker = slot.station.node
         self.chunk = chunk
         self.positions: Sequence[int] | None = None  # of the items that are run, where it is not all of them
@@ -142,7 +147,11 @@ class Slot:
         work = station.work(self.address)
         if work is None:
             return
-        ledger = work.ledger
+        if work.concurrency:
+            from lastcall_worker import coroutines  # which build on what is here
+
+            coroutines.run(self, work)
+            return
         end = time.monotonic() + settings.slice_s
         completions: list[Completion] = []
         busy_s, want, waited, leaving = 0.0, 1, False, False
@@ -173,36 +182,42 @@ class Slot:
             else:
                 if self.events is not None:
                     self.events.flush()
-                soon = 0 < claim.wait_ms <= _SOON_MS
-                try:
-                    linger_s = min(settings.linger_s, _BETWEEN_S) if work.between else settings.linger_s
-                    pause_s = claim.wait_ms / 1000 if soon else linger_s
-                    waited = not station.redis.blpop([ledger.bell_key], timeout=pause_s)
-                except AWAY:
-                    waited = False  # asked again, that bears it
-                leaving = waited and not soon
+                waited, leaving = self.linger(work, claim)
         if self.events is not None:
             self.events.flush()
 
-    def _next(self, work: Work, want: int, completions: list[Completion], waited: bool, busy_s: float) -> Claim:
+    def linger(self, work: Work, claim: Claim) -> tuple[bool, bool]:
+        """Wait at the bell of a queue that had nothing. Gives whether it did not ring, and whether to leave then."""
+        soon = 0 < claim.wait_ms <= _SOON_MS
+        linger_s = self.station.settings.linger_s
+        pause_s = claim.wait_ms / 1000 if soon else min(linger_s, _BETWEEN_S) if work.between else linger_s
+        try:
+            waited = not self.station.redis.blpop([work.ledger.bell_key], timeout=pause_s)
+        except AWAY:
+            waited = False  # asked again, that bears it
+        return waited, waited and not soon
+
+    def _next(
+        self, work: Work, want: int, completions: list[Completion], waited: bool, busy_s: float, known: int = 0
+    ) -> Claim:
         """Complete and claim; again and again where the server is away, so that what is done is not done anew.
 
         Asked again, the ledger gives the same answer. Raises redis-py's errors after a minute.
         """
         station = self.station
-        until = time.monotonic() + _AWAY_S
+        until = time.monotonic() + AWAY_S
         while True:
             try:
                 return work.ledger.next(
                     self.ticket, self.nonce, station.lease_ms, want,
                     completions=completions, waited=waited, busy_us=int(busy_s * 1e6),
-                    downstream_cap=station.registry.slots(work.down_celery) if work.down_celery else 0,
+                    downstream_cap=station.registry.slots(work.down_celery) if work.down_celery else 0, known=known,
                 )  # fmt: skip
             except AWAY as error:
                 if time.monotonic() >= until:
                     raise
                 _log.debug("queue %s: ticket %s waits for the server: %s", self.address, self.ticket, error)
-                time.sleep(_AGAIN_S)
+                time.sleep(AGAIN_S)
 
     def send_downstream(self, work: Work, claim: Claim | Emitted) -> None:
         """Send the tickets that queues downstream lack now."""
@@ -341,6 +356,10 @@ class Slot:
         unable = work.error or self._unready
         if unable is not None:
             return [None] * len(items), dict.fromkeys(range(len(items)), unable)
+        if work.concurrency:
+            from lastcall_worker import coroutines
+
+            return coroutines.apply(self, work, running, items, again, positions)
         keyed = self.station.sealer.keyed
         function: Any = work.function
         if work.style == CALL:
@@ -377,10 +396,14 @@ class Slot:
                 except BaseException as raised:  # whatever a function raises is its item's outcome
                     error = raised
                 at = len(values)
-                policy = _policy(work, items[at])
-                if policy.retries_after(error, running.chunk.raises):
+                policy = policy_of(work, items[at])
+                if isinstance(error, AskedAgain):
+                    if running.chunk.raises < MOST_RETRIES:
+                        again[at] = error.delay_ms
+                    error = error.error
+                elif policy.retries_after(error, running.chunk.raises):
                     again[at] = policy.delay_ms(running.chunk.raises)
-                errors[at] = pack_error(error, keyed)
+                errors[at] = pack_error(error.plain if isinstance(error, SoftItemTimeout) else error, keyed)
                 append(None)
         finally:
             running_here.reset(before)
@@ -390,11 +413,11 @@ class Slot:
         row, table = self.station.row, limits.table
 
         def limited(item: Any) -> Any:
-            policy = _policy(work, item)
+            policy = policy_of(work, item)
             if not policy.timeout_s:
                 return function(item)
             chunk, at = running.chunk, running.at
-            error = ItemTimeout(work.ledger.shown, chunk.start + at, policy.timeout_s, chunk.raises + 1)
+            error = SoftItemTimeout(work.ledger.shown, chunk.start + at, policy.timeout_s, chunk.raises + 1)
             delay_ms = policy.delay_ms(chunk.raises) if policy.retries_after(error, chunk.raises) else None
             written = table.write(row, self.address, self.ticket, chunk.id, at, delay_ms, policy.timeout_s)
             if not written:
@@ -412,7 +435,8 @@ class Slot:
 
     def _call(self, item: tuple[Any, Any, dict[str, Any], Any]) -> Any:
         wire, args, kwargs, _ = item
-        return self.station.load(wire)(*args, **kwargs)
+        result = self.station.load(wire)(*args, **kwargs)
+        return finish(result) if inspect.iscoroutine(result) else result
 
     def pack(
         self, work: Work, chunk: Chunk, values: list[Any], errors: dict[int, PackedError], again: dict[int, int],
@@ -420,7 +444,20 @@ class Slot:
     ) -> Completion:  # fmt: skip
         """What a chunk came to, out of values, and errors and delays before another attempt by index."""
         if work.flow:
-            return outputs.pack(self, work, chunk, values, errors, again, busy_us)
+            completion = outputs.pack(self, work, chunk, values, errors, again, busy_us)
+        else:
+            completion = self._pack(work, chunk, values, errors, again, busy_us)
+        if work.record:
+            made = sum(len(parts) for parts in values if parts) if work.style == MANY else len(values) - len(errors)
+            alone = self._alone(work, chunk, list(errors)) if errors else {}
+            origins = outputs.origins_of(self, chunk, range(chunk.items))
+            completion.notes = notes_of(self, work, chunk, origins, made, errors, again, alone, busy_us)
+        return completion
+
+    def _pack(
+        self, work: Work, chunk: Chunk, values: list[Any], errors: dict[int, PackedError], again: dict[int, int],
+        busy_us: int,
+    ) -> Completion:  # fmt: skip
         station, ledger = self.station, work.ledger
         sealer = station.sealer
         last = len(ledger.names) == 1
@@ -500,7 +537,7 @@ class Slot:
                 values[at] = None
 
 
-def _policy(work: Work, item: Any) -> Policy:
+def policy_of(work: Work, item: Any) -> Policy:
     """Of an item: its queue's, or its call's own."""
     return Policy(*item[3]) if work.style == CALL and item is not None else work.policy
 
@@ -523,7 +560,11 @@ def register(app: Any, settings: Settings) -> Any:
         run(app, settings, request.hostname or "solo", address, ticket,
             events=bool(getattr(request, "lastcall_events", False)))  # fmt: skip
 
+    # What an app says for all its tasks is not for this one, whose items have limits of their own.
+    limits_s = {
+        limit: _NO_LIMIT_S for limit in ("time_limit", "soft_time_limit") if app.conf[f"task_{limit}"] is not None
+    }
     return app.task(
-        slot, name=SLOT_TASK, bind=True, ignore_result=True, acks_late=False, send_events=False,
-        Request="lastcall_worker.request:SlotRequest",
+        slot, name=SLOT_TASK, base=Task, shared=False, bind=True, ignore_result=True, acks_late=False,
+        send_events=False, rate_limit=0, Request="lastcall_worker.request:SlotRequest", **limits_s,
     )  # fmt: skip

@@ -5,7 +5,6 @@ Greenlets come and go with each ticket: where there are some, the process counts
 
 from __future__ import annotations
 
-import sys
 import threading
 from contextlib import AbstractContextManager, nullcontext
 from typing import TYPE_CHECKING
@@ -13,6 +12,7 @@ from typing import TYPE_CHECKING
 from lastcall import functions
 from lastcall.errors import InitializerFailed
 from lastcall.outcome import pack_error
+from lastcall.place import has_greenlets
 
 if TYPE_CHECKING:
     from lastcall.envelope import Sealer
@@ -31,13 +31,8 @@ class _Thread(_Process, threading.local):
     pass
 
 
-def _has_greenlets() -> bool:
-    monkey = sys.modules.get("gevent.monkey")
-    return monkey is not None and bool(monkey.is_module_patched("threading"))
-
-
-_here = _Process() if _has_greenlets() else _Thread()
-_turn: AbstractContextManager[object] = threading.Lock() if _has_greenlets() else nullcontext()
+_here = _Process() if has_greenlets() else _Thread()
+_turn: AbstractContextManager[object] = threading.Lock() if has_greenlets() else nullcontext()
 
 
 def ready(starter: Starter, node: str, sealer: Sealer) -> PackedError | None:

@@ -3,31 +3,42 @@
 from __future__ import annotations
 
 import os
+import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from hmac import compare_digest
+from typing import TYPE_CHECKING, Any, Final
 
 from redis.exceptions import RedisError
 
 from lastcall import functions
+from lastcall.celerytask import KIND
 from lastcall.connect import connect
+from lastcall.coroutine import CONCURRENCY, is_async
 from lastcall.envelope import Sealer
-from lastcall.errors import BadEnvelope, LastcallError, UnknownJob
+from lastcall.errors import AsideLost, BadEnvelope, LastcallError, UnknownJob
 from lastcall.flowoptions import BATCH, MANY
 from lastcall.outcome import PackedError, pack_error
+from lastcall.parcel import Part, fetching
 from lastcall.payload import CALL, STARTED
+from lastcall.place import taken as taken_place
 from lastcall.policy import Policy
 from lastcall.registry import Registry
 from lastcall.state import keys
 from lastcall.state.ledger import Ledger, split
 from lastcall.tickets import TicketSender
-from lastcall_worker import limits
+from lastcall.waiting import AWAY
+from lastcall_worker import celerytask, limits
 from lastcall_worker.events import TaskEvents
+from lastcall_worker.store import STORE
 
 if TYPE_CHECKING:
     from lastcall.queue import Starter
     from lastcall.settings import Settings
+
+AWAY_S: Final = 60.0  # how long a slot bears that the server is away
+AGAIN_S: Final = 0.2
 
 
 class TicketOver(BaseException):
@@ -52,9 +63,11 @@ class Work:
     policy: Policy
     max_workers: int
     starter: Starter | None  # what a process or thread does before its first item
+    concurrency: int  # of coroutines, in a slot; 0 where the function is none
     flow: bool = False  # whether it is a flow's, which these are for
     gather: str = ""
     fold: Callable[[Any, Any], Any] | None = None
+    record: str = ""  # what is written into the job's history
     between: bool = False  # stages of one flow: those before or behind it may have need of this slot
 
 
@@ -106,17 +119,22 @@ class Station:
                     *wire, folds = wire
                     fold = functions.load(folds, self.node, self.sealer.keyed) if folds is not None else None
                 if style != CALL:  # each call brings its own
-                    function = functions.load(wire, self.node, self.sealer.keyed)
+                    function = self._load(wire)
                 name = wire[1]
         except LastcallError as why:
             if isinstance(why, BadEnvelope):
                 self.refused()
             error = pack_error(why, self.sealer.keyed)
+        policy = Policy.stored(meta)
+        concurrency = policy.concurrency  # of a queue of calls, which are coroutines where it says so
+        if style != CALL:
+            concurrency = (concurrency or CONCURRENCY) if function is not None and is_async(function) else 0
         work = Work(
             ledger, made, style, meta["celery"].decode(), name, function, error,
             meta["results"].decode(), meta["on_error"].decode(),
-            meta.get("down_index", b"").decode(), meta.get("down_celery", b"").decode(), Policy.stored(meta),
-            int(meta["max_workers"]), starter, "flow" in meta, gather, fold,
+            meta.get("down_index", b"").decode(), meta.get("down_celery", b"").decode(), policy,
+            int(meta["max_workers"]), starter, concurrency, "flow" in meta, gather, fold,
+            meta.get("record", b"").decode(),
             between="flow" in meta and (len(ledger.names) > 1 or int(meta["stages"]) > 0),
         )  # fmt: skip
         if len(self._works) > 1000:
@@ -129,11 +147,39 @@ class Station:
         key = tuple(wire)
         function = self._functions.get(key)
         if function is None:
-            function = functions.load(wire, self.node, self.sealer.keyed)
+            function = self._load(wire)
             if len(self._functions) > 1000:
                 self._functions.clear()
             self._functions[key] = function
         return function
+
+    def fetch(self, job: str, part: Part) -> bytes:
+        """What lies aside for a call, from the server if this process has not had it lately.
+
+        Raises AsideLost, BadEnvelope.
+        """
+        return STORE.get(part.digest, self.settings.aside_cache_bytes, lambda: self._ask_for(job, part))
+
+    def _ask_for(self, job: str, part: Part) -> bytes:
+        until = time.monotonic() + AWAY_S
+        while True:
+            try:
+                data = Ledger(self.redis, job, [job]).aside(part.digest)
+                break
+            except AWAY as error:
+                if time.monotonic() >= until:
+                    raise AsideLost(job, f"the server has been away for {AWAY_S:.0f} s: {error}") from error
+                time.sleep(AGAIN_S)
+        if data is None:
+            raise AsideLost(job, "it is not on the server: its job has expired, or was removed")
+        if not compare_digest(self.sealer.digest(data), part.digest):
+            raise BadEnvelope("a large argument that lies beside it is not what was put there: it was changed", (job,))
+        return data
+
+    def _load(self, wire: Sequence[Any]) -> Callable[..., Any]:
+        if wire[0] == KIND:
+            return celerytask.load(self.app, wire, self.node, self.sealer.keyed)
+        return functions.load(wire, self.node, self.sealer.keyed)
 
     def served(self) -> Sequence[str]:
         """The Celery queues that this worker serves."""
@@ -160,12 +206,16 @@ def _take_idle() -> Station | None:
 
 @contextmanager
 def station(app: Any, settings: Settings, node: str) -> Iterator[Station]:
-    """One that nobody uses, for the block."""
+    """One that nobody uses, for the block; and a place for what its functions keep."""
     taken = _take_idle() or Station(app, settings, node)
+    before = fetching.set(taken.fetch)
     try:
-        yield taken
+        with taken_place():
+            yield taken
     except BaseException:
         # Not to be used again: a reply may be left unread on its connection.
         limits.give_row(taken.row)
         raise
+    finally:
+        fetching.reset(before)
     _idle.append(taken)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib
+import signal
 import sys
 from typing import Any
 
@@ -11,7 +12,9 @@ import click
 from lastcall.errors import LastcallError
 from lastcall.version import __version__
 
-COMMANDS = ("demo", "worker", "flower", "status", "cancel", "dead", "secrets")
+COMMANDS = (
+    "demo", "worker", "flower", "map", "status", "cancel", "dead", "trace", "replay", "gantt", "secrets",
+)  # fmt: skip
 
 
 class _Commands(click.Group):
@@ -32,6 +35,9 @@ class _Commands(click.Group):
         except LastcallError as error:
             # What went wrong is the user's to mend: the message says how, a traceback would hide it.
             raise click.ClickException(f"{type(error).__name__}: {error}") from error
+        except KeyboardInterrupt:
+            click.echo("interrupted", err=True)
+            sys.exit(128 + signal.SIGINT)  # as shells have it; click says 1, which is an error here
 
 
 @click.group(cls=_Commands, context_settings={"help_option_names": ["-h", "--help"]})

@@ -7,29 +7,19 @@ import multiprocessing
 import sys
 import time
 import uuid
-from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager
 from typing import TYPE_CHECKING, Any
 
 import click
 from rich.console import Console
-from rich.progress import (
-    BarColumn,
-    MofNCompleteColumn,
-    Progress,
-    TextColumn,
-    TimeRemainingColumn,
-)
 
 from lastcall.client import Client
 from lastcall.demo import table
 from lastcall.demo.census import Census, parse, plain, read, stdlib, walk
 from lastcall.errors import DeadLetters, ProducerLost, QueueCancelled
+from lastcall.progress import Progress
 
 if TYPE_CHECKING:
     from lastcall.queue import StatusableQueue
-
-_LOOK_S = 0.2
 
 
 @click.group(invoke_without_command=True)
@@ -109,10 +99,9 @@ def _gather(
     census = Census()
     code = 0
     try:
-        with _progress(console, parsing, reading) as look:
+        with Progress(lambda: [reading.status(), parsing.status()]):
             for file in parsing.results():
                 census.add(file)
-                look()
         for queue in (reading, parsing):
             queue.join()
     except (ProducerLost, QueueCancelled) as error:
@@ -149,54 +138,6 @@ def _check(census: Census, report: dict[str, Any], as_json: bool) -> int:
     if not differences:
         _say(as_json, f"the same, in {report['plain_seconds']:.1f} s: the result is true")
     return 1 if differences else 0
-
-
-@contextmanager
-def _progress(console: Console, parsing: StatusableQueue[Any], reading: StatusableQueue[str]) -> Iterator[Any]:
-    """Bars for the stages on a terminal; lines, now and then, in a pipe."""
-    seen = {"at": time.monotonic()}
-    with ExitStack() as stack:
-        bars: Progress | None = None
-        tasks: list[Any] = []
-        if console.is_terminal:
-            bars = stack.enter_context(
-                Progress(
-                    TextColumn("{task.description:>6}"),
-                    BarColumn(),
-                    MofNCompleteColumn(),
-                    TextColumn("{task.fields[rate]:>9}"),
-                    TimeRemainingColumn(),
-                    TextColumn("{task.fields[waits]}"),
-                    console=console,
-                )
-            )
-            tasks = [bars.add_task(name, total=None, rate="", waits="") for name in ("read", "parse")]
-
-        def look(*, last: bool = False) -> None:
-            now = time.monotonic()
-            if not last and now - seen["at"] < (_LOOK_S if bars else 2.0):
-                return
-            seen["at"] = now
-            statuses = [reading.status(), parsing.status()]
-            if bars is None:
-                if not last:
-                    click.echo(", ".join(f"{s.name} {s.done} of {s.put} done" for s in statuses), err=True)
-                return
-            total = statuses[0].put if statuses[0].state not in ("NEW", "OPEN") else None
-            for task, status in zip(tasks, statuses, strict=True):
-                elapsed = bars.tasks[task].elapsed or 1.0
-                waits = f"{status.ready} waiting, {status.leased} running"
-                if status.live and status.name == "read":
-                    waits += f", {status.live} producers"
-                if status.dead:
-                    waits += f", {status.dead} dead"
-                bars.update(
-                    task, completed=status.done + status.dead, total=total,
-                    rate=f"{status.done / elapsed:,.0f}/s", waits=waits,
-                )  # fmt: skip
-
-        yield look
-        look(last=True)
 
 
 def _say(as_json: bool, text: str) -> None:

@@ -2,46 +2,48 @@
 
 from __future__ import annotations
 
-from typing import Any
+import contextlib
+import time
+from collections.abc import Iterable, Iterator
+from typing import TYPE_CHECKING, Any
 
 import click
+from redis.exceptions import RedisError
 from rich.console import Console
 
 from lastcall.cli import server, show
 from lastcall.connect import connect
-from lastcall.errors import LastcallError
+from lastcall.errors import LastcallError, UnknownJob
+from lastcall.progress import Progress
 from lastcall.registry import Registry
 from lastcall.state import keys
-from lastcall.state.ledger import Ledger, queues_of, split
+from lastcall.state.ledger import Ledger, Status, jobs, queues_of, split
+
+if TYPE_CHECKING:
+    from redis import Redis
+
+_LOOK_S = 1.0
 
 
 @click.command()
 @click.argument("names", nargs=-1, metavar="[QUEUE|JOB|JOB/QUEUE]...")
+@click.option("--all", "ended_too", is_flag=True, help="Those that have ended, too, until they expire.")
+@click.option("--watch", is_flag=True, help="Go on showing them until all that are named have ended, or Ctrl-C.")
 @click.option("--json", "as_json", is_flag=True, help="One JSON object.")
-def command(names: tuple[str, ...], as_json: bool) -> None:
+def command(names: tuple[str, ...], ended_too: bool, watch: bool, as_json: bool) -> None:
     """Show queues, producers' leases and workers.
 
-    Without arguments: every queue that has not ended. A job's name shows all its queues, ended ones too.
+    Without arguments: every queue that has not ended. A job's name shows all its queues, ended ones too. Only looks, so
+    that LASTCALL_URL may be a replica here.
     """
-    redis = connect(server.settings("set to the server to look at"))
-    statuses = []
-    if names:
-        for name in names:
-            job, queue = split(name)
-            found = [queue] if "/" in name else queues_of(redis, job)
-            statuses += [Ledger(redis, job, [one]).status() for one in sorted(found)]
-    else:
-        addresses: Any = redis.hkeys(keys.QUEUES)
-        for address in addresses:
-            job, queue = split(address.decode())
-            try:
-                status = Ledger(redis, job, [queue]).status()
-            except LastcallError:  # it expired meanwhile
-                continue
-            if not status.ended:
-                statuses.append(status)
-    statuses.sort(key=lambda status: (status.created_ms, status.job, status.name))
-    live = Registry(redis).live()
+    if watch and as_json:
+        raise click.UsageError("--watch is for people and --json for scripts: leave one of them out")
+    redis = connect(server.settings("set to the server to look at"), replica=True)
+    statuses = _look(redis, names, ended_too)
+    if watch:
+        _watch(redis, names, ended_too)
+        return
+    live = Registry(redis).seen()
     stored: Any = redis.hgetall(keys.REFUSED)
     refused = show.numbers(stored)
     if as_json:
@@ -55,8 +57,48 @@ def command(names: tuple[str, ...], as_json: bool) -> None:
                 click.echo(f"{status.name}: producer {producer.name} is {producer.state}")
     show.workers(console, live)
     if not statuses:
-        click.echo("no queue that has not ended" if not names else "no such queue", err=True)
+        click.echo("no queue" if ended_too else "no queue that has not ended", err=True)
     if not live:
         click.echo("no live worker: start one with: lastcall worker", err=True)
     for node, count in refused.items():
         click.echo(f"{node} refused {count} envelopes: sealed with another key, or changed on the way", err=True)
+
+
+def _look(redis: Redis, names: Iterable[str], ended_too: bool) -> list[Status]:
+    """The queues that are asked for. Raises UnknownJob for one that is named."""
+    statuses = []
+    for name in names:
+        job, queue = split(name)
+        found = [queue] if "/" in name else queues_of(redis, job)
+        statuses += [Ledger(redis, job, [one]).status() for one in sorted(found)]
+    if not names:
+        for job, queue in _addresses(redis, ended_too):
+            try:
+                status = Ledger(redis, job, [queue]).status()
+            except LastcallError:  # it expired meanwhile
+                continue
+            if ended_too or not status.ended:
+                statuses.append(status)
+    return sorted(statuses, key=lambda status: (status.created_ms, status.job, status.name))
+
+
+def _addresses(redis: Redis, ended_too: bool) -> Iterator[tuple[str, str]]:
+    if not ended_too:
+        open_ones: Any = redis.hkeys(keys.QUEUES)
+        yield from (split(address.decode()) for address in open_ones)
+        return
+    for job in jobs(redis):
+        with contextlib.suppress(UnknownJob):  # it expired meanwhile
+            yield from ((job, queue) for queue in queues_of(redis, job))
+
+
+def _watch(redis: Redis, names: tuple[str, ...], ended_too: bool) -> None:
+    def look() -> list[Status]:
+        return _look(redis, names, ended_too)
+
+    with contextlib.suppress(KeyboardInterrupt), Progress(look, console=Console()):
+        while True:
+            with contextlib.suppress(RedisError):  # it may be back at the next look
+                if names and all(status.ended for status in look()):
+                    return
+            time.sleep(_LOOK_S)

@@ -1,6 +1,6 @@
 """Every Redis key that lastcall uses, with its type and what it holds.
 
-The keys of one job share a hash tag, so that one script may touch all of them. A queue's fifteen keys
+The keys of one job share a hash tag, so that one script may touch all of them. A queue's sixteen keys
 always travel in the order of `queue()`; a script that may end a queue gets those of each queue downstream
 of it as well, in the same order (`chain()`). The number in the prefix is the version of the ledger's format:
 two versions never read each other's keys.
@@ -26,10 +26,11 @@ PARTS = (
     "gate",  # HASH    what came before its turn: a place in the order -> a chunk's id, or a result
     "bell",  # LIST    one token a waiting slot or consumer that shall look again
     "room",  # LIST    (of the job) one token a blocked producer that shall try again
-    "job",  # HASH    (of the job) its queues, how many are open, how many producers are blocked
-    "events",  # STREAM  (of the job) not used yet
+    "job",  # HASH    (of the job) its queues, how many are open, blocked producers; ends to be told; what lies aside
+    "events",  # STREAM  (of the job) what happened: history.py; the oldest go first
+    "failures",  # STREAM  (of the job) what failed, was tried again, given up or returned, kept whole
 )
-_OF_THE_JOB = {"room", "job", "events"}
+_OF_THE_JOB = {"room", "job", "events", "failures"}
 
 
 def of_job(job: str, part: str) -> str:
@@ -50,6 +51,29 @@ def queue(job: str, name: str) -> list[str]:
 def chain(job: str, names: Sequence[str]) -> list[str]:
     """The keys of a queue and of all that lie downstream of it."""
     return [key for name in names for key in queue(job, name)]
+
+
+def aside(digest: bytes) -> str:
+    """The field of a job's key in which a large part of an argument lies; state/lua/aside.lua writes it."""
+    return f"aside:{digest.hex()}"
+
+
+# Of a thing that is shared (a lock, a dict, ...); its keys always travel in this order.
+SHARED_PARTS = (
+    "meta",  # HASH    its kind and options, and its numbers
+    "done",  # HASH    who changed it -> number of the last change, and the reply; "passed:" party of a barrier
+    "holders",  # ZSET    holder of a permit, or party that waits at a barrier -> its deadline (ms)
+    "who",  # HASH    holder -> fencing token, and who it is in words
+    "bell",  # LIST    one token a waiter that shall look again
+    "fields",  # HASH    key of a dict, normalized -> sealed key and value
+    "order",  # ZSET    key of a dict, normalized -> the how-manieth it was to come
+    "items",  # LIST    a list's sealed values
+)
+
+
+def shared(name: str) -> list[str]:
+    """The keys of a shared thing, in the scripts' order."""
+    return [f"{PREFIX}:{{shared:{name}}}:{part}" for part in SHARED_PARTS]
 
 
 QUEUES = f"{PREFIX}:queues"  # HASH  address of a queue that has not ended -> the Celery queue that serves it

@@ -7,9 +7,12 @@ completed by `next`, and come back by `release` or, when their ticket falls sile
 from __future__ import annotations
 
 import struct
-from collections.abc import Iterable, Mapping, Sequence
+import time
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, NamedTuple, NoReturn
+
+import msgpack
 
 from lastcall.errors import LeaseLost, QueueFinished, QueueMismatch, UnknownJob
 from lastcall.state import keys
@@ -22,6 +25,9 @@ ENDED = ("DRAINED", "INCOMPLETE", "CANCELLED")
 RESULTS = ("keep", "once", "discard")
 ON_LOST = ("fail", "wait", "ignore")
 ON_ERROR = ("dead", "return")
+RECORD = ("all", "times", "failures", "off")
+OFF = "off"
+ENDLESS = 2**31 - 1  # producers expected by a queue that does not end by itself
 
 
 def address(job: str, name: str) -> str:
@@ -121,6 +127,22 @@ class Again(NamedTuple):
     losses: int = 0
 
 
+class Note(NamedTuple):
+    """What happened, for the job's history: "done" of a chunk, or "failed", "retried" or "dead" of an item of it.
+
+    ended: when, by time.perf_counter(). told: as history.Event has it, plain.
+    """
+
+    kind: str
+    id: str
+    ended: float
+    told: dict[str, Any]
+
+    def args(self) -> tuple[str, str, bytes]:
+        ago_us = int((time.perf_counter() - self.ended) * 1e6)
+        return self.kind, self.id, msgpack.packb({**self.told, "ago": ago_us}, default=str)
+
+
 class Segment(NamedTuple):
     """What items of a flow's chunk came to, those from `first` to before `past`, as numbered in the chunk that was put.
 
@@ -155,6 +177,7 @@ class Completion:
     letters: Sequence[tuple[str, bytes]] = ()
     segments: Sequence[Segment] = ()
     rest: int = 0
+    notes: Sequence[Note] = ()
 
     def args(self) -> list[Any]:
         args: list[Any] = [self.chunk, self.done, self.dead, self.outcome, len(self.outputs)]
@@ -171,7 +194,9 @@ class Completion:
             args += (first, past, way, len(parts))
             for part in parts:
                 args += part
-        args.append(self.rest)
+        args += (self.rest, len(self.notes))
+        for note in self.notes:
+            args += note.args()
         return args
 
 
@@ -248,13 +273,16 @@ class Spec:
     expected: int | None = None
     lease_ms: int | None = None
     ttl_ms: int | None = None
-    retries: int | None = None  # these five: policy.py
+    retries: int | None = None  # these six: policy.py
     backoff_ms: int | None = None
     retry_on: str | None = None
     timeout_ms: int | None = None
     crash_limit: int | None = None
+    concurrency: int | None = None  # of coroutines, in a slot; 0 where it is not said
     style: str | None = None  # how an item is given to the function: item, star (its parts), call; many: gives outputs
     founder: str | None = None  # a producer that has its lease from the first
+    notify: str | None = None  # a URL that is told of the end, sealed: notify.py
+    bounds: str | None = None  # what maxsize counts: items outstanding, or waiting (not those that somebody has got)
     down: str = ""
     reopen: bool = False
     flow: int | None = None  # 1 for a flow's queue, which these are for: flowoptions.py
@@ -264,6 +292,7 @@ class Spec:
     barrier: int | None = None
     gather: str | None = None
     rate: str | None = None  # items a second
+    record: str | None = None  # what its history holds: history.py
 
 
 # Spec's fields as the ledger calls them, with the values of a queue that does not say; None: it does not have them.
@@ -285,9 +314,15 @@ _FIELDS: dict[str, tuple[str, Any]] = {
     "retry_on": ("retry_on", ""),
     "timeout_ms": ("timeout", 0),
     "crash_limit": ("crash_limit", 3),
+    "concurrency": ("concurrency", 0),
     "founder": ("founder", ""),
+    "notify": ("notify", ""),
+    "bounds": ("bounds", "outstanding"),
     "style": ("style", "item"),
-    **{option: (option, None) for option in ("flow", "paths", "gated", "ordered", "barrier", "gather", "rate")},
+    **{
+        option: (option, None)
+        for option in ("flow", "paths", "gated", "ordered", "barrier", "gather", "rate", "record")
+    },
 }
 
 
@@ -405,6 +440,30 @@ class Ledger:
         stored: Any = self.redis.hgetall(self._own[0])
         return {name.decode(): value for name, value in stored.items()}
 
+    def ends(self) -> dict[str, bytes]:
+        """What is to be told of ends of this queue: field of the job's hash -> JSON, as `_settle.lua` writes it."""
+        job_key = self._own[keys.PARTS.index("job")]
+        if not self.redis.hexists(job_key, "tells"):
+            return {}
+        stored: Any = self.redis.hgetall(job_key)
+        prefix = f"tell:{self.name}:"
+        fields = {field.decode(): value for field, value in stored.items()}
+        return {
+            field: value for field, value in fields.items()
+            if field.startswith(prefix) and field.removeprefix(prefix).isdecimal()
+        }  # fmt: skip
+
+    def told(self, field: str) -> None:
+        """One of those was handed over."""
+        self.redis.hdel(self._own[keys.PARTS.index("job")], field)
+
+    def counts(self, *fields: str) -> list[int]:
+        """Some of its counters. Raises UnknownJob."""
+        stored: Any = self.redis.hmget(self._own[0], ["epoch", *fields])
+        if stored[0] is None:
+            raise UnknownJob(self.shown)
+        return [int(value or 0) for value in stored[1:]]
+
     def celery_queue(self) -> str:
         """What its tickets travel through; "" if consumers read it, or there is no such queue."""
         stored: Any = self.redis.hget(self._own[0], "celery")
@@ -501,6 +560,26 @@ class Ledger:
             self._refuse(reply)
         return _texts(reply[1]) if reply[0] == Code.OK else []
 
+    def put_aside(self, digest: bytes, data: memoryview) -> None:
+        """Keep a large part of an argument with the job. Raises UnknownJob."""
+        script("aside").load(self.redis)
+        reply = script("aside")(self.redis, self._own, digest.hex(), data)
+        if reply[0] != Code.OK:
+            self._refuse(reply)
+
+    def has_aside(self, digest: bytes) -> bool:
+        return bool(self.redis.hexists(keys.of_job(self.job, "job"), keys.aside(digest)))
+
+    def aside(self, digest: bytes) -> bytes | None:
+        """What lies aside under this digest; whether it is genuine is for the caller to find out."""
+        data: Any = self.redis.hget(keys.of_job(self.job, "job"), keys.aside(digest))
+        return data  # type: ignore[no-any-return]
+
+    def drop_aside(self, digests: Sequence[bytes]) -> None:
+        """Keep these no longer."""
+        if digests:
+            self.redis.hdel(keys.of_job(self.job, "job"), *(keys.aside(digest) for digest in digests))
+
     def _end(self, how: str) -> str:
         reply = script("seal")(self.redis, self._keys, how)
         if reply[0] == Code.UNKNOWN:
@@ -520,20 +599,22 @@ class Ledger:
 
     def next(
         self, ticket: str, nonce: str, lease_ms: int, want: int, *,
-        completions: Sequence[Completion] = (), waited: bool = False, downstream_cap: int = 0, busy_us: int = 0,
+        completions: Sequence[Completion] = (), waited: bool = False, stay: bool = False,
+        downstream_cap: int = 0, busy_us: int = 0, known: int = 0,
     ) -> Claim:  # fmt: skip
         """Complete the chunks in hand and claim up to `want` others; 0 gives the ticket back, -1 claims the newest, -2
         the one for which those at the next gate wait.
 
-        waited: the slot waited at the bell and was not rung for.
+        waited: the slot waited at the bell and was not rung for. stay: with 0, keep the ticket.
         busy_us: what the completions took together.
+        known: chunks that stay in hand, being run: they are not given again, and others may be claimed beside them.
         """
         args: list[Any] = []
         for completion in completions:
             args += completion.args()
         reply = script("next")(
-            self.redis, self._keys, ticket, nonce, lease_ms, want, "1" if waited else "",
-            downstream_cap, busy_us, len(completions), *args,
+            self.redis, self._keys, ticket, nonce, lease_ms, want, "stay" if stay else "1" if waited else "",
+            downstream_cap, busy_us, len(completions), *args, known,
         )  # fmt: skip
         code = reply[0]
         if code == Code.OK or code == Code.NOTHING:
@@ -710,6 +791,13 @@ def queues_of(redis: Redis, job: str) -> list[str]:
     if not names:
         raise UnknownJob(job)
     return names
+
+
+def jobs(redis: Redis) -> Iterator[str]:
+    """All jobs that have not expired, in no order; goes through every key of the server, in steps."""
+    suffix = keys.of_job("", "job").partition("{}")[2]
+    for key in redis.scan_iter(match=keys.of_job("*", "job"), count=1000):
+        yield key.decode().partition("{")[2].removesuffix("}" + suffix)
 
 
 def _text(value: Any) -> str:

@@ -50,6 +50,10 @@ class Script:
         self.source = _INCLUDE.sub(lambda found: read(found[1]), read(name))
         self.sha = hashlib.sha1(self.source.encode(), usedforsecurity=False).hexdigest()
 
+    def load(self, redis: Redis) -> None:
+        """Have the server know it: where an argument is so large that it had better not be sent in vain."""
+        redis.script_load(self.source)
+
     def __call__(self, redis: Redis, keys: Sequence[bytes], *args: Any) -> list[Any]:
         """Run it; loads it first where the server does not have it yet."""
         execute: Any = redis.execute_command

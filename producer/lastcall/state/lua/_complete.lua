@@ -6,6 +6,11 @@
   path; a gather's, what became of all that it held. ]]
 local NEXT, RESULTS_OF_LAST, SELF, ERROR = 'n', 'r', 's', 'e'
 
+-- For the history: arguments and results, sealed as they are, where they are not too large.
+local function keep(i, kind, id, data)
+  if get(i, 'record') == 'all' and #data <= MOST_BYTES then note_bytes(i, kind, id, data) end
+end
+
 local send_part, send_segments, send_gathered
 if FLOW then
   -- Where a part of what a segment came to goes. path: its own.
@@ -20,6 +25,7 @@ if FLOW then
       add(i, 'bytes', #data)
     else
       show(i, path, n, id, 'O' .. data)
+      keep(i, 'gave', id, data)
     end
   end
 
@@ -92,6 +98,7 @@ local function complete(i, hand, took)
         entry[#entry + 1] = id
         entry[#entry + 1] = 'O' .. ARGV[at + 3]
         shown = shown + ARGV[at + 1] + ARGV[at + 2]
+        keep(i, 'gave', id, ARGV[at + 3])
       end
       if FLOW then counts = {unpack_chunk(redis.call('HGET', key(i, CHUNKS), id))} end
     end
@@ -137,7 +144,21 @@ local function complete(i, hand, took)
       at = at + 1
     end
     local rest = tonumber(ARGV[at])
-    at = at + 1
+    local notes = tonumber(ARGV[at + 1])
+    at = at + 2
+    for _ = 1, notes do
+      if held and ARGV[at] == 'done' then
+        note_bytes(i, 'done', ARGV[at + 1], ARGV[at + 2])
+        if get(i, 'record') == 'all' then
+          local value = redis.call('HGET', key(i, CHUNKS), id)
+          local _, _, _, _, _, _, _, _, _, payload = unpack_chunk(value)
+          keep(i, 'args', id, string.sub(value, payload))
+        end
+      elseif held then
+        note_failure_bytes(i, ARGV[at], ARGV[at + 1], ARGV[at + 2])
+      end
+      at = at + 3
+    end
     if held and rest > 0 then
       -- What did not fill a batch: in front again.
       local value = redis.call('HGET', key(i, CHUNKS), id)

@@ -1,9 +1,9 @@
 --[[ _queue: names for KEYS, the fields of a queue's meta, and the clock. Included by every script.
-  KEYS are fifteen for each queue (state/keys.py): first the queue itself, then each queue downstream of it.
+  KEYS are sixteen for each queue (state/keys.py): first the queue itself, then each queue downstream of it.
   Fields are read once and written once, by reply(): a call inside a script costs more than all else in it. ]]
 local META, CHUNKS, READY, DELAYED, TICKETS, HELD = 1, 2, 3, 4, 5, 6
-local PRODUCERS, LEASES, RESULTS, DEAD, GATE, BELL, ROOM, JOB, EVENTS = 7, 8, 9, 10, 11, 12, 13, 14, 15
-local DEPTH = #KEYS / 15
+local PRODUCERS, LEASES, RESULTS, DEAD, GATE, BELL, ROOM, JOB, EVENTS, FAILURES = 7, 8, 9, 10, 11, 12, 13, 14, 15, 16
+local DEPTH = #KEYS / 16
 local OK, NOTHING, LOST, ENDED, UNKNOWN, FULL, MISMATCH = 1, 0, -1, -2, -3, -4, -5
 -- In front of a chunk's payload: items, first item, crashes, losses, raises; where it has a place in an order, the items
 -- of its root, the outputs and chunks of outputs that were emitted of it, and its root's path (_path.lua).
@@ -24,7 +24,7 @@ local function counts_of(other, n, start)
   return counts
 end
 
-local function key(i, part) return KEYS[(i - 1) * 15 + part] end
+local function key(i, part) return KEYS[(i - 1) * 16 + part] end
 
 local read, changed = {}, {}
 local function load(i, ...)
@@ -60,7 +60,9 @@ local function save()
   end
   changed = {}
 end
+local at_reply = {}  -- what is left to be done when all is known
 local function reply(...)
+  for _, finish in ipairs(at_reply) do finish() end
   save()
   return {...}
 end

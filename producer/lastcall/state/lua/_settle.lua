@@ -3,6 +3,20 @@
 local function end_queue(i, state)
   set(i, 'state', state)
   set(i, 'ended', now())
+  note(i, 'ended', '', {said = state, items = num(i, 'put')})
+  if (get(i, 'notify') or '') ~= '' then
+    -- Who is to be told of this, and of what, outlives the queue's next epoch: a worker takes it from here.
+    local told = {}
+    for _, field in ipairs({'name', 'state', 'epoch', 'put', 'done', 'dead', 'cancelled', 'created', 'ended', 'notify'}) do
+      told[field] = tostring(get(i, field))
+    end
+    local records, lost = redis.call('HGETALL', key(i, PRODUCERS)), {}
+    for at = 1, #records, 2 do
+      if string.find(records[at + 1], ' lost$') then lost[#lost + 1] = records[at] end
+    end
+    told.lost = table.concat(lost, ' ')
+    redis.call('HSET', key(i, JOB), 'tells', 1, 'tell:' .. told.name .. ':' .. told.epoch, cjson.encode(told))
+  end
   if FLOW then
     if get(i, 'ordered') == '1' then open_gate(i, OUT) end
     say()
@@ -18,7 +32,10 @@ local function end_queue(i, state)
   set(i, 'alone', '')
   save()
   for _, part in ipairs({META, PRODUCERS, RESULTS, DEAD}) do redis.call('PEXPIRE', key(i, part), num(i, 'ttl')) end
-  if redis.call('HINCRBY', key(i, JOB), 'open', -1) <= 0 then redis.call('PEXPIRE', key(i, JOB), num(i, 'ttl')) end
+  if redis.call('HINCRBY', key(i, JOB), 'open', -1) <= 0 then
+    redis.call('PEXPIRE', key(i, JOB), num(i, 'ttl'))
+    forget_after = num(i, 'ttl')
+  end
 end
 
 -- Nothing more may come: what waited for that may be claimed now.
@@ -57,6 +74,9 @@ local function lose(i, producer)
 end
 
 local function settle(i)
+  if changed[i] and changed[i].leased == 0 and num(i, 'ready') + num(i, 'delayed') == 0 then
+    redis.call('PUBLISH', key(i, RESULTS), 'idle')  -- all is done, for now: JoinableQueue.join()
+  end
   while i <= DEPTH do
     if get(i, 'state') == 'OPEN' and num(i, 'live') == 0 and num(i, 'come') >= num(i, 'expected') then
       set(i, 'state', 'SEALED')

@@ -75,7 +75,7 @@ if num(1, 'maxsize') > 0 or num(1, 'maxbytes') > 0 then
 end
 redis.call('HINCRBY', key(1, JOB), 'open', 1)
 redis.call('HSET', key(1, JOB), 'queue:' .. get(1, 'name'), num(1, 'epoch'))
-redis.call('PERSIST', key(1, JOB))
+for _, part in ipairs({JOB, EVENTS, FAILURES}) do redis.call('PERSIST', key(1, part)) end
 if ARGV[2] ~= '' then
   -- This stage is a producer of the queue downstream, without a deadline: it leaves in the script that drains it.
   local index = was and string.match(was, '^(%d+)')

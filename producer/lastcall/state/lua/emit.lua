@@ -14,12 +14,13 @@
   Sent again, what was done before is passed over. ]]
 --@include _queue
 --@include _bell
+--@include _history
 --@include _path
 --@include _gate
 --@include _rules
 --@include _mint
 --@include _complete
-load(1, 'flow', 'rule', 'gather', 'state', 'ready', 'leased', 'holding', 'waiting', 'done', 'dead', 'bytes', 'busy', 'results', 'bounded')
+load(1, 'flow', 'record', 'rule', 'gather', 'state', 'ready', 'leased', 'holding', 'waiting', 'done', 'dead', 'bytes', 'busy', 'results', 'bounded')
 local state = get(1, 'state')
 if not state then return {UNKNOWN} end
 if has_ended(state) then return {ENDED, state} end

@@ -3,23 +3,27 @@
   KEYS  the queue's, then those downstream of it (_queue.lua)
   ARGV[1] ticket   ARGV[2] the slot's nonce   ARGV[3] lease in ms
   ARGV[4] chunks wanted, 0 to leave, -1 for the newest one, -2 for the one whose turn it is at the next gate
-  ARGV[5] "1" if the slot waited and was not woken   ARGV[6] cap on the tickets of the queue downstream
+  ARGV[5] "1" if the slot waited and was not woken, "stay" to complete alone and keep the ticket
+  ARGV[6] cap on the tickets of the queue downstream
   ARGV[7] microseconds that the completions took
   ARGV[8] number of completions, then for each: chunk id, items done, items dead, outcome or "", outputs n, n x (chunk id, items, payload), retries n,
     n x (index, raises, delay in ms, payload, crashes, losses), dead letters n, n x (item, record), segments n, n x (first item, the one behind
     its last, "n" for the queue downstream, "r" for results of the last, "s" for this queue again, "e" for an error, parts n, n x (id, items, data)),
-    items that are left over (_complete.lua)
+    items that are left over, notes n, n x (kind, id, msgpack map) for the history (_complete.lua)
+  ARGV, the last one: how many chunks the slot knows to be in its hand when these are complete
   Returns {1 OK, {chunk id, header and payload, ...}, downstream tickets to send, {}, more}
         | {0 NOTHING, {}, downstream tickets to send, tickets of this queue to send, more} nothing may be claimed, or it leaves
         | {-1 LOST} the ticket is not valid any more: what it completes is discarded
         | {-2 ENDED, state, downstream tickets to send, more} | {-3 UNKNOWN}
   more, for a flow's queue: {items done before, 1 if what does not fill a batch is to go as well, or a reduction ends, ms to ask again after or 0,
     {number of a queue further downstream, {tickets of it to send}, ...}}
-  A ticket that already holds chunks is given those again. ]]
+  A ticket that holds more chunks than its slot knows is given the others again; one whose slot knows them all may claim
+  others beside them, but none that came back from a crash. ]]
 --@include _queue
-load(1, 'flow', 'rule', 'gather', 'state', 'ready', 'leased', 'delayed', 'holding', 'waiting', 'done', 'dead', 'bytes', 'busy', 'results', 'bounded',
-  'alone', 'suspects', 'patience')
+load(1, 'flow', 'record', 'rule', 'gather', 'state', 'ready', 'leased', 'delayed', 'holding', 'waiting', 'done', 'dead', 'bytes', 'busy', 'results', 'bounded',
+  'alone', 'suspects', 'patience', 'bounds')
 --@include _bell
+--@include _history
 --@include _path
 --@include _gate
 --@include _rules
@@ -57,12 +61,17 @@ if get(1, 'alone') == ticket and not next(hand) then
   ring(1, redis.call('LLEN', key(1, READY)))
 end
 
-local ids, rest, wait_ms = {}, false, 0
+local ids, kept, rest, wait_ms = {}, 0, false, 0
 if next(hand) then
   for id in string.gmatch(held, ' (%S+) %d+ %d+') do
     if hand[id] then ids[#ids + 1] = id end
   end
-elseif want > 0 then
+  kept = math.min(tonumber(ARGV[#ARGV]), #ids)
+end
+local record = {nonce}
+for at = 1, kept do record[at + 1] = ids[at] .. ' ' .. hand[ids[at]][1] .. ' ' .. hand[ids[at]][2] end
+if kept > 0 then ids = {unpack(ids, kept + 1)} end
+if #ids == 0 and want > 0 then
   due(1)
   local others = num(1, 'holding') - (holding and 1 or 0)
   local ready = num(1, 'ready') > 0 and not is_closed(1)
@@ -93,7 +102,7 @@ elseif want > 0 then
     end
   end
 end
-local chunks, record = {}, {nonce}
+local chunks = {}
 if #ids > 0 then
   local values = redis.call('HMGET', key(1, CHUNKS), unpack(ids, 1, math.min(#ids, 2000)))
   for first = 2001, #ids, 2000 do
@@ -105,7 +114,7 @@ if #ids > 0 then
     local counts = {unpack_chunk(values[at])}
     local n = counts[N]
     local died = counts[CRASHES] + counts[LOSSES] > 0 and not is_gather(1)
-    if died and at > 1 and not hand[id] then
+    if died and at + kept > 1 and not hand[id] then
       -- One that may have killed its slot goes alone: it and those behind it go back.
       for back = #ids, at, -1 do redis.call('LPUSH', key(1, READY), ids[back]) end
       break
@@ -115,6 +124,11 @@ if #ids > 0 then
     record[#record + 1] = id .. ' ' .. n .. ' ' .. (#values[at] - counts[PAYLOAD] + 1)
     if not hand[id] then
       claimed = claimed + n
+      if is_recorded(1) then
+        local told = told_of(counts)
+        told.ticket = ticket
+        note(1, 'started', id, told)
+      end
       if is_suspect(1, counts) then
         add(1, 'suspects', -1)
         set(1, 'alone', ticket)
@@ -127,11 +141,12 @@ if #ids > 0 then
   end
   add(1, 'ready', -claimed)
   add(1, 'leased', claimed)
+  if claimed > 0 and get(1, 'bounds') == 'waiting' then ring_producers(1) end
 end
 -- A slot that asks again what it was told before is told the same.
 if next(hand) then rest = string.find(held, ' rest$') end
 if rest then record[#record + 1] = 'rest' end
-local holds = #chunks > 0
+local holds = #chunks + kept > 0
 if holds ~= holding then add(1, 'holding', holds and 1 or -1) end
 local tickets_elsewhere
 if DEPTH > 1 or FLOW then
@@ -146,7 +161,7 @@ if DEPTH > 1 or FLOW then
     return downstream, {done, rest and 1 or 0, wait_ms, mint_woken(3)}
   end
 end
-if want == 0 and not holds then
+if want == 0 and not holds and ARGV[5] ~= 'stay' then
   redis.call('ZREM', key(1, TICKETS), ticket)
   redis.call('HDEL', key(1, HELD), ticket)
   settle(1)
@@ -162,7 +177,8 @@ if holds or holding or not held then redis.call('HSET', key(1, HELD), ticket, ta
 if not holds then
   settle(1)
   -- No more wait than there are tickets: one that looked without waiting was counted, too.
-  if not has_ended(get(1, 'state')) and num(1, 'waiting') < redis.call('ZCARD', key(1, TICKETS)) then add(1, 'waiting', 1) end
+  local waits = ARGV[5] ~= 'stay' and not has_ended(get(1, 'state'))
+  if waits and num(1, 'waiting') < redis.call('ZCARD', key(1, TICKETS)) then add(1, 'waiting', 1) end
 end
 local downstream, more = {}
 if tickets_elsewhere then downstream, more = tickets_elsewhere() end

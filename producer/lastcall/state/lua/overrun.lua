@@ -6,6 +6,7 @@
   Returns {1 OK, tickets to send} | {0 NOTHING} the ticket does not hold that chunk any more | {-2 ENDED, state} | {-3 UNKNOWN} ]]
 --@include _queue
 --@include _bell
+--@include _history
 --@include _path
 --@include _gate
 --@include _rules

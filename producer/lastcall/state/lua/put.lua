@@ -9,9 +9,10 @@
         | {-1 LOST} the lease was lost or taken over, or chunks are missing before the first | {-2 ENDED, state} | {-3 UNKNOWN} ]]
 --@include _queue
 --@include _bell
+--@include _history
 --@include _rules
 --@include _mint
-load(1, 'flow', 'rule', 'state', 'maxsize', 'maxbytes', 'sealed', 'put', 'ready', 'bytes', 'waiting', 'holding', 'celery', 'max_workers', 'done', 'dead', 'busy')
+load(1, 'flow', 'record', 'rule', 'state', 'maxsize', 'maxbytes', 'bounds', 'sealed', 'put', 'ready', 'bytes', 'waiting', 'holding', 'celery', 'max_workers', 'done', 'dead', 'busy')
 local state = get(1, 'state')
 if not state then return {UNKNOWN} end
 local producer = redis.call('HGET', key(1, PRODUCERS), ARGV[1])
@@ -38,7 +39,9 @@ if maxsize > 0 or maxbytes > 0 then
   -- Items outstanding here and downstream, results that wait for their reader included.
   for i = 1, DEPTH do
     load(i, 'ready', 'leased', 'delayed', 'unread', 'bytes')
-    load_items = load_items + num(i, 'ready') + num(i, 'leased') + num(i, 'delayed') + num(i, 'unread')
+    load_items = load_items + num(i, 'ready') + num(i, 'delayed') + num(i, 'unread')
+    -- Of a queue that is bounded as queue.Queue is, who has got an item has made room.
+    if i > 1 or get(1, 'bounds') ~= 'waiting' then load_items = load_items + num(i, 'leased') end
     load_bytes = load_bytes + num(i, 'bytes')
   end
 end
@@ -67,6 +70,7 @@ for at = 5, #ARGV, 2 do
     if get(1, 'flow') and get(1, 'paths') == '1' then path = (items + put) .. ':' .. (items + put + n) .. ':0' end
     chunks[#chunks + 1] = pack_chunk({n, 0, 0, 0, 0, path ~= '' and n or 0, 0, 0, path}, payload)
     ids[#ids + 1] = id
+    if is_recorded(1) then note(1, 'put', id, {items = n, path = path, said = ARGV[1]}) end
     put, bytes, seq = put + n, bytes + #payload, this
   end
 end

@@ -7,6 +7,7 @@
   Returns {1 OK, tickets to send, producers lost, tickets lost, state} | {-2 ENDED, state} it had ended | {-3 UNKNOWN} ]]
 --@include _queue
 --@include _bell
+--@include _history
 --@include _path
 --@include _gate
 --@include _rules

@@ -7,6 +7,7 @@
   Returns {1 OK, chunks given back, tickets to send} | {-1 LOST} no such ticket | {-2 ENDED, state} | {-3 UNKNOWN} ]]
 --@include _queue
 --@include _bell
+--@include _history
 --@include _path
 --@include _gate
 --@include _rules

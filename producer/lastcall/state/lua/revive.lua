@@ -33,7 +33,7 @@ local function go_on(i)
   set(i, 'epoch', num(i, 'epoch') + 1)
   set(i, 'state', 'SEALED')
   set(i, 'bytes', 0)
-  for _, part in ipairs({META, PRODUCERS, RESULTS, DEAD, JOB}) do redis.call('PERSIST', key(i, part)) end
+  for _, part in ipairs({META, PRODUCERS, RESULTS, DEAD, JOB, EVENTS, FAILURES}) do redis.call('PERSIST', key(i, part)) end
   redis.call('HINCRBY', key(i, JOB), 'open', 1)
   redis.call('HSET', key(i, JOB), 'queue:' .. get(i, 'name'), num(i, 'epoch'))
 end

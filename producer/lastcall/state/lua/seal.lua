@@ -5,6 +5,7 @@
   Returns {1 OK, state, {number of a queue, {tickets of it to send}, ...}} | {-2 ENDED, state} it had ended | {-3 UNKNOWN} ]]
 --@include _queue
 --@include _bell
+--@include _history
 --@include _path
 --@include _gate
 --@include _rules

@@ -6,6 +6,7 @@
         | {-2 ENDED, state} | {-3 UNKNOWN} ]]
 --@include _queue
 --@include _bell
+--@include _history
 --@include _path
 --@include _gate
 --@include _settle

@@ -1,0 +1,132 @@
+"""AsyncConsumer: reads a queue that has no function, `async for`, and stops by itself when the queue has ended."""
+
+from __future__ import annotations
+
+from types import TracebackType
+from typing import TYPE_CHECKING, Generic, TypeVar
+
+from lastcall.aio.helping import Waiting
+from lastcall.consumer import Consumer
+from lastcall.errors import Empty
+from lastcall.waiting import AWAY, Deadline, describe
+
+if TYPE_CHECKING:
+    from lastcall.aio.link import Link
+    from lastcall.state.ledger import Ledger
+
+T = TypeVar("T")
+
+_BELL_S = 1.0
+
+
+class _Claiming(Consumer[T]):
+    """A consumer whose waits are another's. claim() is called in a thread; the rest, while nobody claims, anywhere."""
+
+    def claim(self, most_s: float) -> bool:
+        """Complete what is in hand, take what is ready. False if the queue has ended. Raises what get() raises."""
+        try:
+            self._claim()
+        except StopIteration:
+            return False
+        except AWAY as error:
+            self._outage.bear(error, most_s)
+        else:
+            self._outage.over()
+        return True
+
+    def pop(self) -> list[T]:
+        """The next item in hand, if there is one."""
+        if self._at >= len(self._items) or self._lost or self._closed:
+            return []
+        self._at += 1
+        return [self._items[self._at - 1]]
+
+    def waited(self, *, rung: bool) -> None:
+        self._waited = not rung
+
+    def undo(self) -> None:
+        """The last item that was popped is not done."""
+        if self._at:
+            self._at -= 1
+
+    def describe(self) -> str:
+        if not self._outage:
+            try:
+                return describe(self._connection, self._ledger.status())
+            except AWAY:
+                pass
+        return f"queue {self._ledger.shown}: {self._outage}"
+
+
+class AsyncConsumer(Generic[T]):
+    """A queue's items, shared with the other consumers, until the queue has ended; made by queue.consumer(), or by a
+    loop over the queue.
+
+    As an async context manager it gives back what it has not done when the block is left: the item in hand too, if by
+    an exception, a cancellation among them. Of one task.
+    """
+
+    def __init__(self, link: Link, ledger: Ledger, *, of_loop: bool = False) -> None:
+        self._link, self._ledger, self._of_loop = link, ledger, of_loop
+        self._consumer: _Claiming[T] = _Claiming(link.connection, ledger)
+        self._closed = False
+
+    def __aiter__(self) -> AsyncConsumer[T]:
+        return self
+
+    async def __anext__(self) -> T:
+        """The next item. Marks the one before as done."""
+        try:
+            return await self.get()
+        except StopAsyncIteration:
+            raise
+        except BaseException:
+            if self._of_loop:  # nobody has it to go on with; and the traceback may keep it for long
+                await self.aclose()
+            raise
+
+    async def get(self, timeout: float | None = None) -> T:
+        """The next item. timeout: seconds. Raises Empty at the timeout, StopAsyncIteration when the queue is drained,
+        and what a Consumer's get() does.
+
+        Where it is cancelled nothing is lost: what was claimed meanwhile is what the next get() gives, or goes back
+        when the consumer is closed.
+        """
+        consumer, link, deadline = self._consumer, self._link, Deadline(timeout)
+        if got := consumer.pop():
+            return got[0]
+        with Waiting(self._ledger) as waiting:
+            while not self._closed:
+                if not await link.threads.take(consumer.claim, deadline.left(_BELL_S)):
+                    break
+                if got := consumer.pop():
+                    return got[0]
+                if deadline.passed:
+                    what = await link.threads.ask(consumer.describe)
+                    raise Empty(self._ledger.shown, deadline.waited_s, what)
+                waiting.help()
+                rung = await link.bells.rung(self._ledger.bell_key, waiting.most(deadline.left(_BELL_S)))
+                consumer.waited(rung=rung)
+        raise StopAsyncIteration
+
+    async def aclose(self) -> None:
+        """Give back what was not handed out, and let go of the ticket. May be called again."""
+        if not self._closed:
+            self._closed = True
+            await self._link.threads.take(self._consumer.close)
+
+    async def __aenter__(self) -> AsyncConsumer[T]:
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, tb: TracebackType | None
+    ) -> None:
+        if kind is not None:
+            self._consumer.undo()
+        await self.aclose()
+
+    def __del__(self) -> None:
+        # A loop that was left, or cancelled. Half made, it holds nothing.
+        if not getattr(self, "_closed", True):
+            self._closed = True
+            self._link.threads.aside(self._consumer.close)

@@ -1,0 +1,69 @@
+"""A few threads of the process, in which AsyncClients ask the server; nothing that waits for long is done there."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import os
+from collections.abc import Callable
+from concurrent.futures import Future, ThreadPoolExecutor
+from typing import Any, Final, TypeVar
+
+T = TypeVar("T")
+
+_THREADS: Final = 4
+
+
+class Threads:
+    """The process's threads, as one AsyncClient uses them."""
+
+    def __init__(self) -> None:
+        self._aside: set[Future[None]] = set()
+
+    async def ask(self, function: Callable[..., T], *args: Any) -> T:
+        """Run what takes nothing: who is cancelled meanwhile does not wait for it."""
+        return await asyncio.get_running_loop().run_in_executor(_pool(), function, *args)
+
+    async def take(self, function: Callable[..., T], *args: Any, undo: Callable[[T], Any] | None = None) -> T:
+        """Run what takes something: who is cancelled meanwhile goes on when it is over, so as to know what is held.
+
+        undo: gives back what was taken where nobody has it, in the background.
+        """
+        future = asyncio.get_running_loop().run_in_executor(_pool(), function, *args)
+        cancelled: asyncio.CancelledError | None = None
+        while not future.done():
+            try:
+                await asyncio.wait([future])
+            except asyncio.CancelledError as error:
+                cancelled = error
+        if cancelled is None:
+            return future.result()
+        if future.exception() is None and undo is not None:
+            self.aside(undo, future.result())
+        raise cancelled
+
+    def aside(self, function: Callable[..., Any], *args: Any) -> None:
+        """Run something that nobody waits for, whose errors nobody is there to be told."""
+        with contextlib.suppress(RuntimeError):  # the interpreter ends: leases run out
+            future = _pool().submit(_quietly, function, *args)
+            self._aside.add(future)
+            future.add_done_callback(self._aside.discard)
+
+    async def rest(self) -> None:
+        """Until what was run aside is over."""
+        await asyncio.gather(*map(asyncio.wrap_future, tuple(self._aside)))
+
+
+_pools: dict[int, ThreadPoolExecutor] = {}  # by process: a fork has none of its parent's threads
+
+
+def _pool() -> ThreadPoolExecutor:
+    pool = _pools.get(os.getpid())
+    if pool is None:
+        pool = _pools.setdefault(os.getpid(), ThreadPoolExecutor(_THREADS, thread_name_prefix="lastcall-aio"))
+    return pool
+
+
+def _quietly(function: Callable[..., Any], *args: Any) -> None:
+    with contextlib.suppress(Exception):  # leases that cannot be given back run out
+        function(*args)

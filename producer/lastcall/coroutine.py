@@ -1,0 +1,33 @@
+"""Which functions are coroutines, and how many of one a slot runs at the same time."""
+
+from __future__ import annotations
+
+import functools
+import inspect
+from typing import TYPE_CHECKING, Any, Final
+
+from lastcall.errors import ConfigError
+
+if TYPE_CHECKING:
+    from lastcall.policy import Told
+
+# Where nothing is said: below the 1,024 open files that a process may usually have.
+CONCURRENCY: Final = 500
+
+
+def is_async(function: Any) -> bool:
+    """Whether calling it gives a coroutine: `async def`, also as a method, a partial, or a class's __call__."""
+    while isinstance(function, functools.partial):
+        function = function.func
+    return inspect.iscoroutinefunction(function) or inspect.iscoroutinefunction(
+        getattr(type(function), "__call__", None)  # noqa: B004  # not whether, but which
+    )
+
+
+def check_concurrency(function: Any, options: Told) -> None:
+    """Raise ConfigError where it is given for a function that is no coroutine."""
+    if options.concurrency is not None and not is_async(function):
+        raise ConfigError(
+            "concurrency", "given with an `async def` function, whose coroutines it counts", repr(function),
+            "max_workers= says how many slots work at the same time",
+        )  # fmt: skip

@@ -1,0 +1,123 @@
+"""Parcel: the large buffers of a value, which travel beside its envelope (aside.py says how)."""
+
+from __future__ import annotations
+
+import io
+import pickle
+from collections.abc import Callable, Iterable
+from contextvars import ContextVar
+from typing import Any, Final, NamedTuple
+
+from lastcall.errors import AsideLost, ItemTooLarge
+
+
+class Part(NamedTuple):
+    """What lies aside, as its envelope names it.
+
+    copied: each call gets one of its own, which it may write into. buffer: it is one of pickle's, else it is bytes.
+    """
+
+    digest: bytes
+    size: int
+    copied: bool
+    buffer: bool
+
+
+Fetch = Callable[[str, Part], bytes]  # the job, and what of it: the bytes, verified
+
+# What fetches here: a worker's slot sets it for what it unpickles.
+fetching: Final[ContextVar[Fetch | None]] = ContextVar("lastcall_fetching", default=None)
+
+
+class Parcel:
+    """Takes the large buffers of one value while it is pickled.
+
+    job: with which they are kept. least: bytes of the smallest that is taken; limit: of the largest that may be sent.
+    copied: the other side may write into what this one could write into; else it is read-only there.
+    """
+
+    __slots__ = ("_copied", "_least", "_limit", "_seen", "job", "parts", "taken")
+
+    def __init__(self, job: str, least: int, limit: int, *, copied: bool) -> None:
+        self.job = job
+        self._copied = copied
+        self._least = least
+        self._limit = limit
+        self._seen: dict[int, int] = {}
+        self.taken: list[tuple[memoryview, bool, bool]] = []  # and whether it is copied there, and is a buffer
+        self.parts: tuple[Part, ...] = ()
+
+    def dump(self, value: object, pickler: Callable[..., Any], dumps: Callable[..., bytes]) -> bytes:
+        """Pickle a value without what is taken of it. pickler, dumps: pickle's or cloudpickle's.
+
+        Raises ItemTooLarge, and what they raise.
+        """
+        self._clear()
+        payload = dumps(value, 5, buffer_callback=self._take)
+        if len(payload) < self._least:
+            return payload
+        # bytes are never given out of band: where they may be what makes it long, every object is looked at.
+        self._clear()
+        file = io.BytesIO()
+        picky = pickler(file, 5, buffer_callback=self._take)
+        picky.persistent_id = self._take_bytes
+        picky.dump(value)
+        return file.getvalue()
+
+    def _clear(self) -> None:
+        self.taken.clear()
+        self._seen.clear()
+
+    def _take(self, buffer: pickle.PickleBuffer) -> bool:
+        """pickle's buffer_callback: False where the buffer is taken, True where it is to be pickled."""
+        raw = buffer.raw()
+        if raw.nbytes < self._least:
+            return True
+        self._add(raw, self._copied and not raw.readonly, True)
+        return False
+
+    def _take_bytes(self, value: object) -> int | None:
+        """pickle's persistent_id: its number where it is taken, else None."""
+        if (type(value) is not bytes and type(value) is not bytearray) or len(value) < self._least:
+            return None
+        at = self._seen.get(id(value))  # it may be there twice
+        if at is None:
+            at = self._seen[id(value)] = len(self.taken)
+            self._add(memoryview(value), type(value) is bytearray, False)
+        return at
+
+    def _add(self, raw: memoryview, copied: bool, buffer: bool) -> None:
+        if raw.nbytes > self._limit:
+            raise ItemTooLarge(raw.nbytes, self._limit)
+        self.taken.append((raw, copied, buffer))
+
+    def seal(self, digest: Callable[[memoryview], bytes]) -> tuple[Part, ...]:
+        """Name what was taken."""
+        self.parts = tuple(Part(digest(raw), raw.nbytes, copied, buffer) for raw, copied, buffer in self.taken)
+        return self.parts
+
+    @property
+    def contents(self) -> dict[bytes, memoryview]:
+        """What was taken, by its digest: what is there twice, once."""
+        return {part.digest: raw for part, (raw, *_) in zip(self.parts, self.taken, strict=True)}
+
+
+class _Unpickler(pickle.Unpickler):
+    def __init__(self, payload: bytes, data: list[bytes | bytearray], parts: list[Part]) -> None:
+        super().__init__(
+            io.BytesIO(payload), buffers=[one for one, part in zip(data, parts, strict=True) if part.buffer]
+        )
+        self._data = data
+
+    def persistent_load(self, at: int) -> bytes | bytearray:
+        return self._data[at]
+
+
+def rebuild(job: str, parts: Iterable[Iterable[Any]], payload: bytes) -> Any:
+    """The value that a parcel was taken of; inside an envelope that was verified. Raises AsideLost, BadEnvelope."""
+    fetch = fetching.get()
+    if fetch is None:
+        raise AsideLost(job, "it is for functions that workers run, and this is none")
+    named = [Part(*part) for part in parts]
+    data = [bytearray(fetch(job, part)) if part.copied else fetch(job, part) for part in named]
+    return _Unpickler(payload, data, named).load()
