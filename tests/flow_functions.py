@@ -114,3 +114,13 @@ class SlowMany:
         for at in range(4):
             time.sleep(self.pause_s)
             yield 10 * n + at
+
+
+class JoinDiesFirst(Once):
+    """Joins texts; its process dies once for each fifth of them."""
+
+    def __call__(self, a: str, b: str) -> str:
+        number = int(b.split(";")[0])
+        if number % 5 == 0 and self.first(number):
+            os.kill(os.getpid(), signal.SIGKILL)
+        return a + b

@@ -314,6 +314,17 @@ class TestRules:
         queue.release("3", crashed=True)  # each has killed its slot three times, for all that is known
         assert (queue.status().dead, queue.status().ready) == (2, 1)
 
+    def test_the_item_that_kills_a_reduction_is_given_up_and_not_what_it_came_to(self, redis: Redis) -> None:
+        queue, _ = chain(redis, ("a", FlowOptions(reduce=True)), ("b", FlowOptions()))
+        fill(queue, 1, 1, 1)
+        assert len(take(queue, "0").chunks) == 3
+        queue.release("0", crashed=True)
+        for ticket in "12":
+            assert [chunk.id for chunk in take(queue, ticket).chunks] == ["1-1", "1-2"]
+            queue.release(ticket, crashed=True)
+        assert redis.hkeys(keys.of_queue("job", "a", "dead")) == [b"1-2#0"]
+        assert [chunk.id for chunk in take(queue, "3").chunks] == ["1-1", "1-3"]
+
     def test_a_rate_gives_no_more_than_it_lets_through(self, redis: Redis) -> None:
         (queue,) = chain(redis, ("a", FlowOptions(paths=True, rate=0.5)))
         fill(queue, 3)

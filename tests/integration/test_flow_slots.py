@@ -18,6 +18,7 @@ from lastcall.results import Reader
 from tests.conftest import Cluster
 from tests.flow_functions import (
     FailsFirst,
+    JoinDiesFirst,
     ManyDieFirst,
     ManyFailFirst,
     SlowMany,
@@ -196,6 +197,16 @@ def test_what_was_emitted_is_not_emitted_again(lonely: Cluster, tmp_path: Path, 
             flow.feed(range(6), 3)
             outcomes = list(flow.outcomes())
     assert outcomes == [(str((n, at)), n) for n in range(6) for at in range(2600)]
+
+
+def test_a_reduction_whose_process_is_killed_takes_each_item_once(lonely: Cluster, tmp_path: Path) -> None:
+    with Worker(lonely.url, lonely.key, "flow", queues="flow", pool="prefork", slots=2) as worker:
+        worker.ready()
+        with lonely.client() as client:
+            dying = stage(JoinDiesFirst(tmp_path), FlowOptions(reduce=True), workers="flow")
+            flow = Flow(client, "job", stage(text, workers="flow"), dying)
+            flow.feed(range(20), 2)
+            assert flow.values() == ["".join(f"{n};" for n in range(20))]
 
 
 def test_a_rate_holds_in_the_whole_cluster(client: Client, name: str) -> None:

@@ -28,7 +28,12 @@ if FLOW then  -- each function costs a call a little
     local size = tonumber(string.match(get(i, 'gather'), '^batch:(%d+):%d+$'))
     if not size then
       local length = redis.call('LLEN', key(i, READY))
-      local ids = redis.call('LPOP', key(i, READY), math.min(length, MOST_CHUNKS))
+      local most = MOST_CHUNKS
+      for _, id in ipairs(redis.call('LRANGE', key(i, READY), 0, 1)) do
+        local counts = {unpack_chunk(redis.call('HGET', key(i, CHUNKS), id))}
+        if counts[CRASHES] + counts[LOSSES] > 0 then most = 2 end  -- so that the one to blame is found
+      end
+      local ids = redis.call('LPOP', key(i, READY), math.min(length, most))
       return ids, is_shut(i) and #ids == length
     end
     local rest = ready < size  -- then nothing more comes, or it has waited for long enough

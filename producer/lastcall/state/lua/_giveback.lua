@@ -5,8 +5,8 @@
   timeout  the item `at` (from 0) of its chunk `late` took too long: it alone is tried again after `delay` ms or, where
            that is below 0, given up; `timeout` is what it had, in ms
   From the second crash or loss on a chunk is halved, so that the item which kills its slot comes to stand alone, and
-  alone, also in its slot's hand (but for a gather's, which holds many always), it becomes a dead letter at `crash_limit`
-  of them. `about` is said there. ]]
+  alone, also in its slot's hand, it becomes a dead letter at `crash_limit` of them; `about` is said there. A gather has
+  more in hand always: of a reduction the last one is given up, of a batch all. ]]
 -- A dead letter: its kind, how long what is said about it is, that, and the item as a chunk of its own (letters.py).
 local function give_up(i, id, counts, payload, kind, about)
   local n, start, crashes, losses, raises = unpack(counts)
@@ -54,6 +54,9 @@ local function giveback(i, ticket, how, about, at, late, delay)
     redis.call('LPUSH', key(i, READY), id)
     add(i, 'ready', counts[1])
     if is_suspect(i, counts) then add(i, 'suspects', 1) end
+  end
+  local function blamed(place)
+    return is_gather(i) and (get(i, 'gather') ~= 'reduce' or place == #ids)
   end
   for place = #ids, 1, -1 do
     local id = ids[place]
@@ -105,7 +108,7 @@ local function giveback(i, ticket, how, about, at, late, delay)
         add(i, 'bytes', #payload)
         ready_again(part(start, item), counts(at, start, crashes, losses, raises), payload)
       end
-    elseif died and n == 1 and (#ids == 1 or is_gather(i)) and crashes + losses >= num(i, 'crash_limit') then
+    elseif died and n == 1 and (#ids == 1 or blamed(place)) and crashes + losses >= num(i, 'crash_limit') then
       give_up(i, id, counts(n, start, crashes, losses, raises), payload, 'L', about)
     elseif died and n > 1 and crashes + losses >= 2 then
       local half, after = math.floor(n / 2), losses > 0 and {0, 1} or {1, 0}

@@ -83,7 +83,7 @@ if #ids == 0 and want > 0 then
     ids, rest = gather(1)
   elseif ready and in_turn then
     ids = take_turn(1)
-  elseif ready and num(1, 'rate') > 0 then
+  elseif ready and get(1, 'rule') and num(1, 'rate') > 0 then
     ids = ration(1)
   elseif ready then
     if want > 1 then

@@ -8,11 +8,11 @@
         | {-4 FULL, last sequence number accepted, room, tickets to send, microseconds an item} some chunks did not fit; room rings
         | {-1 LOST} the lease was lost or taken over, or chunks are missing before the first | {-2 ENDED, state} | {-3 UNKNOWN} ]]
 --@include _queue
+load(1, 'flow', 'record', 'rule', 'state', 'maxsize', 'maxbytes', 'bounds', 'sealed', 'put', 'ready', 'bytes', 'waiting', 'holding', 'celery', 'max_workers', 'done', 'dead', 'busy')
 --@include _bell
 --@include _history
 --@include _rules
 --@include _mint
-load(1, 'flow', 'record', 'rule', 'state', 'maxsize', 'maxbytes', 'bounds', 'sealed', 'put', 'ready', 'bytes', 'waiting', 'holding', 'celery', 'max_workers', 'done', 'dead', 'busy')
 local state = get(1, 'state')
 if not state then return {UNKNOWN} end
 local producer = redis.call('HGET', key(1, PRODUCERS), ARGV[1])
