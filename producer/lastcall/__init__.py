@@ -14,6 +14,7 @@ from lastcall import errors
 from lastcall.aio import (
     AsyncClient,
     AsyncConsumer,
+    AsyncFlowJob,
     AsyncJob,
     AsyncLock,
     AsyncMapResults,
@@ -49,6 +50,7 @@ from lastcall.version import __version__
 __all__ = [
     "AsyncClient",
     "AsyncConsumer",
+    "AsyncFlowJob",
     "AsyncJob",
     "AsyncLock",
     "AsyncMapResults",

@@ -47,23 +47,33 @@ class FlowResults(Iterator[Any]):
 
 # Not a method: its frame would hold the iterator, which then were not closed as soon as nobody refers to it.
 def _values(job: FlowJob, reader: Reader, timeout: float | None) -> Generator[Any, None, None]:
-    on_error, guarded, keyed = job._on_error, job._guarded, job._keyed
     with contextlib.closing(reader.entries(timeout)) as entries:
         for together in entries:
-            values = [value for entry in together for value in values_of(entry, guarded, keyed, on_error)]
-            failed = [at for at, value in enumerate(values) if type(value) is Failure] if on_error == "stop" else ()
-            if failed:
-                yield from values[: failed[0]]
-                job.cancel()
-                raise values[failed[0]].error
-            if values:
-                last = values.pop()
+            values, error = taken(job, together)
+            if error is not None:
                 yield from values
-                # Before the last one: whoever has it may ask for no more.
-                reader.passed(together)
-                yield last
-            else:
-                reader.passed(together)
+                job.cancel()
+                raise error
+            last = values[-1:]
+            yield from values[:-1]
+            # Before the last one: whoever has it may ask for no more.
+            reader.passed(together)
+            yield from last
+    check_end(job, reader)
+
+
+def taken(job: FlowJob, together: Sequence[Entry]) -> tuple[Sequence[Any], BaseException | None]:
+    """What entries that came together give, and the error, behind that, with which the job is over."""
+    values = [value for entry in together for value in values_of(entry, job._guarded, job._keyed, job._on_error)]
+    if job._on_error == "stop":
+        for at, value in enumerate(values):
+            if type(value) is Failure:
+                return values[:at], value.error
+    return values, None
+
+
+def check_end(job: FlowJob, reader: Reader) -> None:
+    """All was read. Raises what went wrong."""
     job._ended = True
     statuses = job.status()
     if reader.ended != "DRAINED":

@@ -6,8 +6,8 @@ Nothing here raises when the server is away: a wait is then over early, and the 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Sequence
-from contextlib import asynccontextmanager
+from collections.abc import AsyncIterator, Iterator, Sequence
+from contextlib import asynccontextmanager, contextmanager
 from typing import TYPE_CHECKING, Any, Final
 
 import redis.asyncio
@@ -24,6 +24,16 @@ _AGAIN_S: Final = 0.2
 _ENTRIES: Final = 100
 
 
+@contextmanager
+def heeding_cancel() -> Iterator[None]:
+    """Raise a cancellation that comes within, also one that redis-py takes for a timeout of its own."""
+    task = asyncio.current_task()
+    before = task.cancelling() if task is not None else 0
+    yield
+    if task is not None and task.cancelling() > before:
+        raise asyncio.CancelledError
+
+
 class Bells:
     """One server's. Waits are in seconds, below five."""
 
@@ -37,7 +47,8 @@ class Bells:
     async def rung(self, key: bytes, wait_s: float) -> bool:
         """Whether somebody rang."""
         try:
-            return bool(await self._redis.blpop([key], timeout=max(wait_s, 0.001)))
+            with heeding_cancel():
+                return bool(await self._redis.blpop([key], timeout=max(wait_s, 0.001)))
         except (RedisError, OSError):
             await asyncio.sleep(min(wait_s, _AGAIN_S))
             return False
@@ -45,7 +56,8 @@ class Bells:
     async def entries(self, key: bytes, after: str, wait_s: float) -> list[Any]:
         """What was added to a stream, as redis-py gives it."""
         try:
-            reply: Any = await self._redis.xread({key: after}, count=_ENTRIES, block=max(1, int(wait_s * 1000)))
+            with heeding_cancel():
+                reply: Any = await self._redis.xread({key: after}, count=_ENTRIES, block=max(1, int(wait_s * 1000)))
         except (RedisError, OSError):
             await asyncio.sleep(min(wait_s, _AGAIN_S))
             return []
@@ -89,7 +101,8 @@ class Announcements:
         """Wait for something."""
         try:
             if self._pubsub is not None:
-                await self._pubsub.get_message(timeout=max(wait_s, 0.001))
+                with heeding_cancel():
+                    await self._pubsub.get_message(timeout=max(wait_s, 0.001))
                 return
         except (RedisError, OSError):
             await self.close()

@@ -9,6 +9,7 @@ from types import TracebackType
 from typing import TYPE_CHECKING, Any, TypeVar, overload
 
 from lastcall.aio.calls import AsyncCalls
+from lastcall.aio.flowjob import AsyncFlowJob
 from lastcall.aio.job import AsyncJob
 from lastcall.aio.link import Link, check_loop
 from lastcall.aio.lock import AsyncLock
@@ -19,7 +20,10 @@ from lastcall.celerytask import workers_of
 from lastcall.checks import natural
 from lastcall.client import Client
 from lastcall.coroutine import is_async
-from lastcall.errors import ClientClosed
+from lastcall.errors import ClientClosed, ConfigError
+from lastcall.flow import Flow, Stage
+from lastcall.flowjob import FlowJob
+from lastcall.plan import SERIAL
 from lastcall.policy import RetryOn, told
 from lastcall.shared.lock import Lock, Semaphore
 
@@ -123,6 +127,24 @@ class AsyncClient:
         downstream = None if into is None else into.queue
         queue = await self._threads.take(lambda: client.queue(name, function, into=downstream, **options))
         return AsyncQueue(link, queue)
+
+    async def run(
+        self, flow: Flow | Stage | Callable[..., Any], items: Iterable[Any] | None = None, **options: Any
+    ) -> AsyncFlowJob:
+        """Run a flow over items, which a thread reads, or over what `sources` give; options are those of Client.run().
+
+        mode="serial" runs in the client's process, and so is Client.run()'s alone. Raises what that does.
+        """
+        if options.get("mode") == SERIAL:
+            raise ConfigError("mode", "one that runs on workers", repr(SERIAL), "use Client.run(), or flow.run(items)")
+        client, link = await self._open()
+
+        def start() -> FlowJob:
+            running = client.run(flow, items, **options)
+            assert isinstance(running, FlowJob)
+            return running
+
+        return AsyncFlowJob(link, await self._threads.take(start, undo=FlowJob.close))
 
     async def job(self, job: str) -> AsyncJob:
         """A job by its id. Its methods raise UnknownJob if there is none."""

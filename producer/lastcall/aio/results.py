@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 from collections import deque
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 from lastcall.aio.helping import Waiting
@@ -23,8 +24,10 @@ _LOOK_S = 1.0
 class FedReader(Reader):
     """A reader that is given what was read on the event loop."""
 
-    def __init__(self, connection: Connection, ledger: Ledger, *, once: bool, cursor: str = "") -> None:
-        super().__init__(connection, ledger, once=once, cursor=cursor)
+    def __init__(
+        self, connection: Connection, ledger: Ledger, *, once: bool, cursor: str = "", upstream: Sequence[Ledger] = ()
+    ) -> None:
+        super().__init__(connection, ledger, once=once, cursor=cursor, upstream=upstream)
         self._fed: list[Any] = []
 
     @property
