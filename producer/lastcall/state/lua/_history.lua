@@ -3,60 +3,60 @@
 local MOST_ENTRIES, MOST_BYTES = 10000, 4096  -- of the stream; of a chunk's arguments, or results, that are kept
 local MOST_KEPT, SMALL = 67108864, 1024  -- bytes of each stream; of an entry that does not count
 local happened, failed = {}, {}
-local forget_after  -- ms, where the job has ended
 local function is_recorded(i) return (get(i, 'record') or '') ~= '' and get(i, 'record') ~= 'failures' end
 
-local function note_bytes(i, kind, id, told)
-  happened[#happened + 1] = kind .. ' ' .. get(i, 'name') .. ' ' .. id
-  happened[#happened + 1] = told
-end
-local function note(i, kind, id, told)
-  if is_recorded(i) then note_bytes(i, kind, id, cmsgpack.pack(told)) end
-end
+local function nothing() end
+local note, note_bytes, note_failure, note_failure_bytes = nothing, nothing, nothing, nothing
+if DEPTH > 1 or (get(1, 'record') or '') ~= '' then  -- each function costs a call a little
+  function note_bytes(i, kind, id, told)
+    happened[#happened + 1] = kind .. ' ' .. get(i, 'name') .. ' ' .. id
+    happened[#happened + 1] = told
+  end
+  function note(i, kind, id, told)
+    if is_recorded(i) then note_bytes(i, kind, id, cmsgpack.pack(told)) end
+  end
 
-local function note_failure_bytes(i, kind, id, told)
-  failed[#failed + 1] = kind .. ' ' .. get(i, 'name') .. ' ' .. id
-  failed[#failed + 1] = told
-end
-local function note_failure(i, kind, id, told)
-  if (get(i, 'record') or '') ~= '' then note_failure_bytes(i, kind, id, cmsgpack.pack(told)) end
-end
+  function note_failure_bytes(i, kind, id, told)
+    failed[#failed + 1] = kind .. ' ' .. get(i, 'name') .. ' ' .. id
+    failed[#failed + 1] = told
+  end
+  function note_failure(i, kind, id, told)
+    if (get(i, 'record') or '') ~= '' then note_failure_bytes(i, kind, id, cmsgpack.pack(told)) end
+  end
 
--- What one script has made true is one entry of a stream, unless there is too much of it.
-local function bytes_of(fields)
-  local bytes = 0
-  for _, field in ipairs(fields) do bytes = bytes + #field end
-  return bytes
-end
--- How many entries the stream may have: fewer, where they are large. What is usual for a large one follows those that come.
-local function most_entries()
-  local bytes = bytes_of(happened)
-  if bytes <= SMALL then return MOST_ENTRIES end
-  local usual = redis.call('HGET', key(1, JOB), 'usual') or bytes
-  usual = math.ceil(usual + (bytes - usual) / 64)
-  redis.call('HSET', key(1, JOB), 'usual', usual)
-  return math.min(MOST_ENTRIES, math.ceil(MOST_KEPT / usual))
-end
--- No failure goes. Where there are too many, the later ones have no traceback and no arguments.
-local function bound_failures()
-  if #failed == 0 or redis.call('HINCRBY', key(1, JOB), 'failures', bytes_of(failed)) <= MOST_KEPT then return end
-  for at = 2, #failed, 2 do
-    local told = cmsgpack.unpack(failed[at])
-    told.traceback, told.payload = nil, nil
-    failed[at] = cmsgpack.pack(told)
+  -- What one script has made true is one entry of a stream, unless there is too much of it.
+  local function bytes_of(fields)
+    local bytes = 0
+    for _, field in ipairs(fields) do bytes = bytes + #field end
+    return bytes
   end
-end
-at_reply[#at_reply + 1] = function()
-  bound_failures()
-  local most = #happened > 0 and most_entries()
-  for at = 1, #happened, 2000 do
-    redis.call('XADD', key(1, EVENTS), 'MAXLEN', '~', most, '*', unpack(happened, at, math.min(at + 1999, #happened)))
+  -- How many entries the stream may have: fewer, where they are large. What is usual for a large one follows those that come.
+  local function most_entries()
+    local bytes = bytes_of(happened)
+    if bytes <= SMALL then return MOST_ENTRIES end
+    local usual = redis.call('HGET', key(1, JOB), 'usual') or bytes
+    usual = math.ceil(usual + (bytes - usual) / 64)
+    redis.call('HSET', key(1, JOB), 'usual', usual)
+    return math.min(MOST_ENTRIES, math.ceil(MOST_KEPT / usual))
   end
-  for at = 1, #failed, 2000 do
-    redis.call('XADD', key(1, FAILURES), '*', unpack(failed, at, math.min(at + 1999, #failed)))
+  -- No failure goes. Where there are too many, the later ones have no traceback and no arguments.
+  local function bound_failures()
+    if #failed == 0 or redis.call('HINCRBY', key(1, JOB), 'failures', bytes_of(failed)) <= MOST_KEPT then return end
+    for at = 2, #failed, 2 do
+      local told = cmsgpack.unpack(failed[at])
+      told.traceback, told.payload = nil, nil
+      failed[at] = cmsgpack.pack(told)
+    end
   end
-  if forget_after then
-    for _, part in ipairs({EVENTS, FAILURES}) do redis.call('PEXPIRE', key(1, part), forget_after) end
+  at_reply[#at_reply + 1] = function()
+    bound_failures()
+    local most = #happened > 0 and most_entries()
+    for at = 1, #happened, 2000 do
+      redis.call('XADD', key(1, EVENTS), 'MAXLEN', '~', most, '*', unpack(happened, at, math.min(at + 1999, #happened)))
+    end
+    for at = 1, #failed, 2000 do
+      redis.call('XADD', key(1, FAILURES), '*', unpack(failed, at, math.min(at + 1999, #failed)))
+    end
   end
 end
 

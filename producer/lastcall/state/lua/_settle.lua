@@ -43,7 +43,9 @@ local function end_queue(i, state)
   for _, part in ipairs({META, PRODUCERS, RESULTS, DEAD}) do redis.call('PEXPIRE', key(i, part), num(i, 'ttl')) end
   if redis.call('HINCRBY', key(i, JOB), 'open', -1) <= 0 then
     redis.call('PEXPIRE', key(i, JOB), num(i, 'ttl'))
-    forget_after = num(i, 'ttl')
+    at_reply[#at_reply + 1] = function()  -- when what happened last is written
+      for _, part in ipairs({EVENTS, FAILURES}) do redis.call('PEXPIRE', key(1, part), num(i, 'ttl')) end
+    end
   end
 end
 
