@@ -14,7 +14,7 @@ from typing import Any
 
 import pytest
 
-from lastcall import Client, Pool, errors, notification_secret, verify_notification
+from lastcall import Client, Flow, Pool, errors, notification_secret, verify_notification
 from lastcall.notify import sign
 from lastcall.state import keys
 from lastcall.state.ledger import Ledger
@@ -183,6 +183,15 @@ def test_a_map_and_a_pools_map_tell_their_end(client: Client, cluster: Cluster, 
     with Pool(client=client) as pool:
         assert pool.map_async(plus_one, range(4), notify=told.origin).get(30) == [1, 2, 3, 4]
         assert json.loads(told.next()[1])["data"]["done"] == 4
+
+
+def test_the_last_queue_of_a_flow_tells(client: Client, cluster: Cluster, teller: Worker, told: Receiver) -> None:
+    job = client.run(Flow(plus_one) | plus_one, range(10), mode="streaming", notify=told.origin)
+    assert list(job.results()) == list(range(2, 12))
+    data = json.loads(told.next()[1])["data"]
+    assert (data["job"], data["queue"], data["state"], data["done"]) == (job.id, "plus_one-2", "DRAINED", 10)
+    with pytest.raises(errors.ConfigError, match="notify"):
+        client.run(plus_one, [1], mode="serial", notify=told.origin)
 
 
 def test_a_queue_that_consumers_read_tells_its_end(
