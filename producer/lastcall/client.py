@@ -242,7 +242,7 @@ class Client(Named):
         self, flow: Flow | Stage | Callable[..., Any], items: Iterable[Any] | None = None, *,
         sources: Sequence[Callable[..., Iterable[Any]]] | None = None, mode: str = AUTO, ordered: bool = True,
         on_error: str = "stop", window: int | None = None, results: str | None = None, job: str | None = None,
-        record: str = "all",
+        record: str = "all", notify: str | None = None,
     ) -> FlowJob | SerialJob:  # fmt: skip
         """Run a flow over items, or over what producer functions give that workers run: `sources`.
 
@@ -259,6 +259,7 @@ class Client(Named):
         "discard". job: an id, of a job that is not there yet; client.job(id) has its results then.
         record: what the job's history holds, for job.on(), `lastcall trace`, `replay` and `gantt`: "all" (also chunks'
         arguments and results, up to 4 kB each), "times", or "failures", which are kept in any case.
+        notify: a URL that a worker posts the outcome of the last queue to, as in queue().
         Raises ConfigError, NothingToReduce where that is known before anything runs; NotSerializable,
         FunctionNotAllowed; ServerUnreachable.
         """
@@ -271,11 +272,13 @@ class Client(Named):
         if sources is not None:
             check_sources(sources)
         if mode == SERIAL:
+            if notify is not None:
+                raise ConfigError("notify", "given in a mode that has workers, who tell", repr(mode))
             of_sources = itertools.chain.from_iterable(map(items_of, sources or ()))
             return SerialJob(made, of_sources if items is None else items, on_error=on_error)
         running = FlowJob(
             connection, made, items, mode=mode, ordered=ordered, on_error=on_error, window=window, results=results,
-            job=job, sources=sources, record=record,
+            job=job, sources=sources, record=record, notify=notify,
         )  # fmt: skip
         with self._lock:
             self._feeders = [feeder for feeder in self._feeders if not feeder.fed.is_set()]

@@ -16,6 +16,7 @@ from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, fields, replace
 from typing import TYPE_CHECKING, Any, Final
 
+from lastcall.celerytask import task_of, workers_of
 from lastcall.checks import plain_name, positive, seconds
 from lastcall.errors import ConfigError
 from lastcall.policy import RetryOn, Told, told, told_of
@@ -254,8 +255,13 @@ def fan_out(*branches: Function | Stage | Flow, merge: Function | None = None, n
                 raise ConfigError(
                     "a branch", "without batch() and reduce()", repr(one), "put them behind the fan_out()"
                 )
-            if awaits(one.function):
-                raise ConfigError("a branch", "without coroutine functions", repr(one), "put them before the fan_out()")
+            if runs_alone(one.function):
+                raise ConfigError(
+                    "a branch",
+                    "without coroutine functions and Celery tasks",
+                    repr(one),
+                    "put them before the fan_out()",
+                )
     return _named(Stage(FAN_OUT, merge, branches=flows), name, "fan_out")
 
 
@@ -330,8 +336,11 @@ def _is_rate(value: object) -> bool:
 
 
 def options_of(one: Stage) -> Options:
-    """A stage's options, and what @task says of its function."""
-    return replace(one.options, policy=one.options.policy.over(told_of(one.function)))
+    """A stage's options, and what @task says of its function; a Celery task has its workers, too."""
+    options = replace(one.options, policy=one.options.policy.over(told_of(one.function)))
+    if options.workers is None and one.function is not None and is_celery_task(one.function):
+        return replace(options, workers=workers_of(one.function))
+    return options
 
 
 def _callable(what: str, function: object) -> None:
@@ -341,8 +350,9 @@ def _callable(what: str, function: object) -> None:
 
 def _plain(what: str, function: object) -> None:
     _callable(what, function)
-    if awaits(function):
-        raise ConfigError(what, "given a plain function", f"the coroutine function {function!r}")
+    if runs_alone(function):
+        kind = "coroutine function" if awaits(function) else "Celery task"
+        raise ConfigError(what, "given a plain function", f"the {kind} {function!r}")
 
 
 def awaits(function: object) -> bool:
@@ -351,6 +361,16 @@ def awaits(function: object) -> bool:
     return inspect.iscoroutinefunction(function) or (
         not inspect.isclass(function) and inspect.iscoroutinefunction(of_its_class)
     )
+
+
+def is_celery_task(function: object) -> bool:
+    """Whether Celery's own tracer has to run it."""
+    return task_of(function) is not None
+
+
+def runs_alone(function: object) -> bool:
+    """Whether a slot has to know it for what it is, so that it cannot be a part of another function."""
+    return awaits(function) or is_celery_task(function)
 
 
 def _generates(function: Function) -> bool:

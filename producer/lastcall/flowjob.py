@@ -58,7 +58,7 @@ class FlowJob(Job):
     def __init__(
         self, connection: Connection, flow: Flow, items: Iterable[Any] | None, *,
         mode: str, ordered: bool, on_error: str, window: int | None, results: str | None, job: str | None,
-        sources: Sequence[Any] | None, record: str,
+        sources: Sequence[Any] | None, record: str, notify: str | None,
     ) -> None:  # fmt: skip
         one_of("record", record, [level for level in RECORD if level != OFF])
         plans = planned(flow, mode, on_error)
@@ -79,7 +79,7 @@ class FlowJob(Job):
         self._pid = os.getpid()
         self._plans = plans
         self._on_error = on_error
-        self._record = record
+        self._record, self._notify = record, notify
         self._kept = job is not None
         self._detached = self._ended = False
         self.feeder: Feeder | None = None
@@ -222,7 +222,7 @@ class FlowJob(Job):
                 on_lost="ignore" if first and sources is not None else None, results=self._results if last else None,
                 on_error="dead" if self._on_error == "dead" else "return",
                 policy=_policy(plan.options) if plan.function is not None else None, founder=FEEDER,
-                record=self._record, flow=FlowOptions(
+                record=self._record, notify=self._notify if last else None, flow=FlowOptions(
                     paths=first and one_source,
                     gated=bool(plan.gather) and one_source,
                     ordered=last and ordered and one_source,

@@ -16,7 +16,7 @@ from typing import Any, Final
 
 from lastcall.checks import one_of
 from lastcall.errors import ConfigError
-from lastcall.flow import BATCH, FLAT, GATHERS, REDUCE, Flow, Options, awaits
+from lastcall.flow import BATCH, FLAT, GATHERS, REDUCE, Flow, Options, runs_alone
 from lastcall.policy import Told
 from lastcall.steps import Step, fused, lowered
 
@@ -69,7 +69,7 @@ def planned(flow: Flow, mode: str, on_error: str = "stop") -> tuple[QueuePlan, .
     for at, steps in enumerate(groups):
         behind = groups[at + 1][0] if at + 1 < len(groups) else None
         folds = behind is not None and behind.kind == REDUCE and steps[0].kind not in GATHERS
-        fold = behind.function if behind is not None and folds and not awaits(steps[0].function) else None
+        fold = behind.function if behind is not None and folds and not runs_alone(steps[0].function) else None
         plan = _queue(steps, _name(steps, names), fold, last=behind is None)
         plans.append(replace(plan, barrier=mode == HORIZONTAL and at > 0))
     return tuple(plans)
@@ -107,8 +107,8 @@ def _grouped(steps: Sequence[Step], mode: str, on_error: str) -> list[list[Step]
 
 def _may_share(group: Sequence[Step], step: Step, mode: str) -> bool:
     """Whether a step may share the queue of those before it."""
-    if step.kind in GATHERS or group[0].kind in GATHERS or awaits(step.function) or awaits(group[-1].function):
-        return False  # a slot runs many coroutines at a time, if they are all that it runs
+    if step.kind in GATHERS or group[0].kind in GATHERS or any(map(runs_alone, (step.function, group[-1].function))):
+        return False  # a slot runs many coroutines at a time, if they are all that it runs; a task as Celery does
     mine = [one.options for one in group if not one.glue]
     if step.glue or not mine or mode == VERTICAL:
         return True

@@ -17,7 +17,7 @@ from typing import Any
 
 import pytest
 
-from lastcall import Client, Pool, errors, notification_secret, verify_notification
+from lastcall import Client, Flow, Pool, errors, notification_secret, verify_notification
 from lastcall.notify import sign
 from lastcall.state import keys
 from lastcall.state.ledger import Ledger
@@ -249,6 +249,15 @@ def test_a_call_that_cannot_be_sent_is_told_as_cancelled_and_none_leaves_anythin
     client.submit_telling(told.origin, plus_one, 1).result(30)
     told.next()
     until(lambda: client._retired == held, "the client to have let go of the call")
+
+
+def test_the_last_queue_of_a_flow_tells(client: Client, cluster: Cluster, teller: Worker, told: Receiver) -> None:
+    job = client.run(Flow(plus_one) | plus_one, range(10), mode="streaming", notify=told.origin)
+    assert list(job.results()) == list(range(2, 12))
+    data = json.loads(told.next()[1])["data"]
+    assert (data["job"], data["queue"], data["state"], data["done"]) == (job.id, "plus_one-2", "DRAINED", 10)
+    with pytest.raises(errors.ConfigError, match="notify"):
+        client.run(plus_one, [1], mode="serial", notify=told.origin)
 
 
 def test_a_queue_that_consumers_read_tells_its_end(
