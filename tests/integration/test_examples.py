@@ -176,22 +176,26 @@ def test_every_example_is_run_here() -> None:
     }  # fmt: skip
 
 
-PROGRAMS = re.findall(r"```python\n(.*?)```", (ROOT / "README.md").read_text(encoding="utf-8"), re.DOTALL)
+PROGRAMS = [
+    program
+    for page in ("README.md", "docs/interfaces.md", "docs/failures.md")
+    for program in re.findall(r"```python\n(.*?)```", (ROOT / page).read_text(encoding="utf-8"), re.DOTALL)
+]
 PRINTED = (
     [str(sum(n * n for n in range(1_000_000))), "144", "100", "9801"],
     ["bun", "mantou"],
+    ["42"] * 5,
+    [str(list(range(10))), "[6, 20]", "42", "42", "0", "1", "2"],
+    ["42", "84"],
+    [str([n**3 for n in range(10)]), "729"],
     ["144", str(sum(n * n for n in range(1_000)))],
+    ["[0.96666667 0.96666667 0.96666667 0.93333333 1.        ]"],
     [
         "order 1 by 1-1#0",
         "['order 2 by 1-1#0']",
         str(errors.DeadLetters("orders", 1, 1)),
         "order 3 1 cpu@test the bank does not answer",
     ],
-    [str(list(range(10))), "[6, 20]", "42", "42", "0", "1", "2"],
-    ["42", "84"],
-    [str([n**3 for n in range(10)]), "729"],
-    ["[0.96666667 0.96666667 0.96666667 0.93333333 1.        ]"],
-    ["42"] * 5,
 )
 
 
@@ -221,7 +225,7 @@ def test_the_program_in_the_page_on_asyncio(cluster: Cluster, tmp_path: Path) ->
 @pytest.mark.parametrize(
     ("program", "printed"),
     list(zip(PROGRAMS, PRINTED, strict=True)),
-    ids=["map and queue", "consumer", "asyncio", "failures", "pools", "queues", "executor", "joblib", "flows"],
+    ids=["map and queue", "consumer", "flows", "pools", "queues", "executor", "asyncio", "joblib", "failures"],
 )
 def test_the_readmes_programs_do_what_they_say_and_may_be_run_again(
     cluster: Cluster, tmp_path: Path, program: str, printed: list[str]
