@@ -132,7 +132,6 @@ class _Row:
         self.status, self.rate = status, rate
         self.name = shown(status.job, status.name)
         self.finished = _finished(status)
-        self.done = status.done + status.dead  # what is cancelled is through, but nobody has done it
         if status.state in ("NEW", "OPEN") or status.live:
             self.total = None if promised is None else max(promised, status.put)
         else:
@@ -147,7 +146,7 @@ class _Row:
 
     def line(self) -> str:
         status = self.status
-        parts = [f"{self.done:,} of {status.put if self.total is None else self.total:,} done"]
+        parts = [f"{status.done:,} of {status.put if self.total is None else self.total:,} done"]
         for count, what in (
             (status.ready, "waiting"), (status.leased, "running"), (status.delayed, "to be tried again"),
             (status.dead, "dead"), (status.cancelled, "cancelled"),
@@ -273,7 +272,7 @@ def _table(rows: Sequence[_Row], took_s: float | None = None) -> Table:
             bar = ProgressBar(total=1, completed=1, finished_style=_STYLES[status.state])
         last = Text(status.state, _STYLES[status.state]) if status.ended else Text(_left(row))
         table.add_row(
-            Text(status.name if one_job else row.name), bar, f"{row.done:,}{of}",
+            Text(status.name if one_job else row.name), bar, f"{status.done:,}{of}",
             *(f"{getattr(status, name):,}" for _, name in counters), row.pace, last,
         )  # fmt: skip
     if took_s is not None:

@@ -291,6 +291,15 @@ def test_the_commands(
     assert (wrong.exit_code, ".svg, .png, .html" in wrong.output) == (1, True)
 
 
+def test_dead_letters_of_a_job_of_several_queues_are_asked_for_by_the_queue(
+    name: str, run: Callable[..., list[Any]], command: Callable[..., Result]
+) -> None:
+    run(THREE, range(30), on_error="dead")
+    listed = command("dead", "list", name)
+    assert (listed.exit_code, f"name one: {name}/double, {name}/split, {name}/total" in listed.output) == (1, True)
+    assert "ValueError: no 42" in command("dead", "list", f"{name}/split").output
+
+
 def test_replay_debugs_where_it_raises(
     cluster: Cluster, client: Client, name: str, run: Callable[..., list[Any]]
 ) -> None:

@@ -48,7 +48,7 @@ def test_progress_raises_what_wait_raises(client: Client, name: str, capsys: pyt
             client.job(name).progress(0.1)
     with pytest.raises(DeadLetters):
         client.job(name).progress(30)
-    assert f"{name} DRAINED: 2 of 2 done, 1 dead, in " in capsys.readouterr().err
+    assert f"{name} DRAINED: 1 of 2 done, 1 dead, in " in capsys.readouterr().err
     table = client.queue(f"{name}-2")
     table.cancel()
     with pytest.raises(QueueCancelled):

@@ -14,7 +14,7 @@ from rich.table import Table
 
 from lastcall.cli import server
 from lastcall.client import Client
-from lastcall.errors import BadEnvelope, UnknownJob
+from lastcall.errors import BadEnvelope, ConfigError, UnknownJob
 from lastcall.letters import DeadLetter
 from lastcall.queue import StatusableQueue, attach
 from lastcall.state.ledger import address, queues_of, split
@@ -109,7 +109,10 @@ def _queue(name: str) -> Iterator[StatusableQueue[Any]]:
             # A job that has but one queue, such as a map, is meant by its own name.
             with contextlib.suppress(UnknownJob):
                 names = queues_of(client._connection.redis, job)
-                queue = queue if queue in names or len(names) > 1 else names[0]
+                if len(names) > 1 and queue not in names:
+                    raise ConfigError("QUEUE", "a queue's name", f"{name}, a job of several queues",
+                                      f"name one: {', '.join(address(job, one) for one in sorted(names))}")  # fmt: skip
+                queue = queue if queue in names else names[0]
         yield attach(client.settings, address(job, queue))
 
 
