@@ -591,8 +591,12 @@ def test_queues_that_nobody_puts_into_for_a_while_have_no_threads(client: Client
         for queue in queues:
             queue.put(again)
         assert [queue.get() for queue in queues] == [again] * 20
-        names = {f"lastcall-producer-{queue._hands._name}" for queue in queues}
-        until(lambda: not names & {thread.name for thread in threading.enumerate()}, "the threads to end")
+        until(lambda: not _threads_of(queues), "the threads to end")
+
+
+def _threads_of(queues: list[Queue[int]]) -> set[str]:
+    names = {f"lastcall-producer-{queue._hands._name}" for queue in queues}
+    return names & {thread.name for thread in threading.enumerate()}
 
 
 # StatusableQueue
