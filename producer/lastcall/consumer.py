@@ -13,7 +13,7 @@ from collections.abc import Callable, Iterator
 from types import TracebackType
 from typing import TYPE_CHECKING, Generic, TypeVar
 
-from lastcall.current import HELP_S, help_with, running
+from lastcall.current import HELP_S, help_at, running
 from lastcall.errors import BadEnvelope, ConfigError, Empty, LeaseLost, QueueFinished
 from lastcall.payload import open_items
 from lastcall.state.ledger import Completion
@@ -95,7 +95,7 @@ class Consumer(Generic[T]):
                     return
                 self._check_beside()
                 if not deadline.passed:
-                    if help_with(self._ledger):  # a worker's function waits for a queue that workers feed
+                    if help_at(self._ledger, deadline.waited_s):  # a worker's function waits for what workers put
                         continue
                     wait_s = max(deadline.left(HELP_S if running.get() else _BELL_S), 0.001)
                     self._waited = not self._connection.asking.blpop([self._ledger.bell_key], timeout=wait_s)

@@ -12,10 +12,12 @@ from contextvars import ContextVar
 from typing import TYPE_CHECKING, Final, Protocol
 
 from lastcall.errors import NotRunning
+from lastcall.state.ledger import Ledger
 
 if TYPE_CHECKING:
+    from redis import Redis
+
     from lastcall.settings import Settings
-    from lastcall.state.ledger import Ledger
 
 
 class Running(Protocol):
@@ -88,7 +90,10 @@ running: ContextVar[Running | None] = ContextVar("lastcall_running", default=Non
 current = Current()
 
 
+_MOST_NESTED: Final = 24  # functions that one slot runs in place of one another: some 20 frames each, of 1,000
+_nested: ContextVar[int] = ContextVar("lastcall_nested", default=0)
 HELP_S: Final = 0.05  # that a function on a worker waits before it does what it waits for
+_BESIDE_S: Final = 0.2  # that one waits at a queue: what is ready beside it, another slot takes by then, if one is free
 
 
 def help_with(ledger: Ledger) -> bool:
@@ -104,6 +109,28 @@ def help_with(ledger: Ledger) -> bool:
         return True
     others = (name for name in ledger.names_of_job() if name != ledger.name)
     return any(here.help(ledger.other(name)) for name in others)
+
+
+def help_beside(redis: Redis) -> bool:
+    """Where a worker's function waits here for what other work of its own queue may bring about: run some of that.
+    Whether there was some.
+
+    What it runs may wait in its turn, and be in its way until then: so not without end.
+    """
+    here = running.get()
+    if here is None or _nested.get() >= _MOST_NESTED:
+        return False
+    before = _nested.set(_nested.get() + 1)
+    try:
+        return help_with(Ledger(redis, here.job, [here.queue]))
+    finally:
+        _nested.reset(before)
+
+
+def help_at(ledger: Ledger, waited_s: float) -> bool:
+    """help_with() a queue that no worker serves. What would come into it, or go, may wait for this very slot: where
+    nothing has for a while, something beside it is run."""
+    return help_with(ledger) or (waited_s >= _BESIDE_S and help_beside(ledger.redis))
 
 
 def _here() -> Running:

@@ -10,7 +10,7 @@ import os
 import threading
 from typing import TYPE_CHECKING
 
-from lastcall.current import HELP_S, help_with, running
+from lastcall.current import HELP_S, help_at, help_with, running
 from lastcall.errors import Full, LeaseLost
 from lastcall.payload import seal_dumped
 from lastcall.waiting import AWAY, Deadline, Outage, Patience, unreachable
@@ -118,7 +118,7 @@ class DirectProducer:
     def _wait_for_room(self, deadline: Deadline, patience: Patience) -> None:
         """A while; a worker's function does meanwhile what makes room."""
         connection, ledger = self._connection, self._ledger
-        if help_with(ledger):
+        if help_with(ledger) if self._celery_queue else help_at(ledger, deadline.waited_s):
             return
         wait_s = max(deadline.left(HELP_S if running.get() else _ROOM_S), 0.001)
         try:

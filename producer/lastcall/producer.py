@@ -45,6 +45,7 @@ _BUFFER_BYTES = 16 << 20  # of what was put and is not under way
 _CHUNKS_A_CALL = 64
 _ROOM_S = 1.0  # how long to wait for the room bell before looking again
 _LONG_S = 3600.0
+_IDLE_S = 1.0  # for which a producer's thread has nothing to do before it ends: the next put() starts another
 
 
 class Producer(Generic[T]):
@@ -355,7 +356,9 @@ class Producer(Generic[T]):
                 while not batch and not self._items and not self._blocked:
                     if self._left or self._error:
                         return
-                    self._work.wait()
+                    if not self._work.wait(_IDLE_S) and not self._items and not self._blocked:
+                        self._thread = None  # a program may have a thousand queues
+                        return
                 if self._left or self._error:
                     return
                 if not batch:

@@ -19,7 +19,7 @@ from redis.exceptions import ConnectionError as RedisConnectionError
 from redis.exceptions import TimeoutError as RedisTimeoutError
 
 from lastcall.connect import Refusal
-from lastcall.current import HELP_S, help_with, running
+from lastcall.current import HELP_S, help_at, help_with, running
 from lastcall.errors import (
     ClientClosed,
     DeadLetters,
@@ -290,7 +290,7 @@ def wait_until_idle(connection: Connection, ledger: Ledger, timeout_s: float | N
                             return
                         if deadline.passed:
                             raise WaitTimeout(describe(connection, status), deadline.waited_s)
-                        if help_with(ledger):
+                        if help_at(ledger, deadline.waited_s):
                             continue
                         if announced.get_message(timeout=deadline.left(HELP_S if running.get() else _LOOK_S)):
                             return

@@ -391,14 +391,17 @@ def test_what_a_process_put_is_there_when_it_has_ended(queues: Make) -> None:
 @BETWEEN_PROCESSES
 def test_its_maker_may_close_it_while_others_use_it(queues: Make) -> None:
     queue, back = queues(), queues()
-    queue.put(1)
-    queue.close()
-    with process(_pass_on, queue, back):
+    closed = multiprocessing.get_context("fork").Event()
+    with process(_pass_on, queue, back, closed):  # before: a fork of multiprocessing's that is closed has no reader
+        queue.put(1)
+        queue.close()
+        closed.set()
         assert back.get(timeout=LONG_S) == 1
         assert back.get(timeout=LONG_S) == "again"
 
 
-def _pass_on(queue: Any, back: Any) -> None:
+def _pass_on(queue: Any, back: Any, closed: Any) -> None:
+    closed.wait()
     back.put(queue.get())
     queue.put("again")
     back.put(queue.get())
@@ -580,6 +583,20 @@ def _make_and_hang(settings: Any, names: Any) -> None:
     put_all(queue, [1, 2])
     names.put(queue)
     threading.Event().wait()
+
+
+def test_queues_that_nobody_puts_into_for_a_while_have_no_threads(client: Client) -> None:
+    queues: list[Queue[int]] = [Queue(client=client) for _ in range(20)]
+    for again in (1, 2):
+        for queue in queues:
+            queue.put(again)
+        assert [queue.get() for queue in queues] == [again] * 20
+        until(lambda: not _threads_of(queues), "the threads to end")
+
+
+def _threads_of(queues: list[Queue[int]]) -> set[str]:
+    names = {f"lastcall-producer-{queue._hands._name}" for queue in queues}
+    return names & {thread.name for thread in threading.enumerate()}
 
 
 # StatusableQueue

@@ -576,6 +576,31 @@ def test_all_of_it_expires_and_is_gone_with_its_manager(client: Client) -> None:
     assert counter.value == 0
 
 
+def test_its_queues_go_to_processes(manager: Any) -> None:
+    queue, done = manager.Queue(2), manager.JoinableQueue()
+    with FORK.Pool(1) as pool:
+        pool.apply(_put_and_mark, (queue, done))
+    assert (queue.get(timeout=30), queue.empty(), queue.full()) == ("bun", True, False)
+    done.join()
+
+
+def _put_and_mark(queue: Any, done: Any) -> None:
+    queue.put("bun")
+    done.put(1)
+    done.get()
+    done.task_done()
+
+
+def test_its_queues_end_with_a_manager(client: Client) -> None:
+    with lastcall.Manager(client=client) as manager:
+        queue = manager.Queue()
+        queue.put(1)
+    with pytest.raises(errors.ShutDown):
+        queue.get()
+    with pytest.raises(errors.ClientClosed):
+        manager.Queue()
+
+
 def test_handles_pickle_and_a_manager_does_not(client: Client, ours: lastcall.Manager) -> None:
     made = [ours.Lock(), ours.RLock(), ours.Semaphore(3), ours.Event(), ours.Barrier(2, timeout=3), ours.Counter(1)]
     for one in made:

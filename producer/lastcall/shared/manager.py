@@ -15,10 +15,11 @@ import uuid
 import weakref
 from collections.abc import Iterable
 from types import TracebackType
-from typing import TYPE_CHECKING, Any, NoReturn
+from typing import TYPE_CHECKING, Any, NoReturn, TypeVar
 
 from lastcall.client import Client
 from lastcall.errors import ClientClosed
+from lastcall.queues import JoinableQueue, Queue
 from lastcall.shared.barrier import Barrier
 from lastcall.shared.event import Event
 from lastcall.shared.lock import BoundedSemaphore, Lock, RLock, Semaphore
@@ -32,6 +33,8 @@ from lastcall.waiting import reaching
 if TYPE_CHECKING:
     from lastcall.connection import Connection
 
+Q = TypeVar("Q", bound=Queue[Any])
+
 
 class Manager:
     """Makes things that functions on workers and other processes use, too: hand them over, they pickle.
@@ -39,8 +42,8 @@ class Manager:
     They are gone when it is shut down, at the end of its `with` block, or LASTCALL_TTL_S after this process has died.
     client: whose server to use; it is not closed. None: one of the manager's own, by LASTCALL_URL, or private.
     Other than multiprocessing's: a permit of a process that dies is free again; a lock is released in the process that
-    took it; a Barrier has no action; keys of a dict are plain (Dict). There are no Array, Condition, Queue and Pool:
-    for the last two take lastcall's own.
+    took it; a Barrier has no action; keys of a dict are plain (Dict). Its queues are lastcall.Queue and JoinableQueue:
+    the first one has no task_done(). There are no Array, Condition and Pool: for the last take lastcall's own.
     """
 
     def __init__(self, *, client: Client | None = None) -> None:
@@ -50,6 +53,7 @@ class Manager:
         self._id = uuid.uuid4().hex
         self._pid = os.getpid()
         self._names: list[str] = []
+        self._queues: list[Queue[Any]] = []
         self._kept = time.monotonic()
         self._lock = threading.Lock()
         self._closed = False
@@ -114,6 +118,12 @@ class Manager:
         made.extend(values)
         return made
 
+    def Queue(self, maxsize: int = 0) -> Queue[Any]:
+        return self._made(Queue(maxsize, client=self._client))
+
+    def JoinableQueue(self, maxsize: int = 0) -> JoinableQueue[Any]:
+        return self._made(JoinableQueue(maxsize, client=self._client))
+
     @reaching
     def shutdown(self) -> None:
         """Remove all that it has made. May be called again; a fork's copy does nothing."""
@@ -126,9 +136,19 @@ class Manager:
         self._end()
         try:
             remove(self._at, self._names)
+            for queue in self._queues:
+                queue.shutdown(immediate=True)
         finally:
             if self._own:
                 self._client.close()
+
+    def _made(self, queue: Q) -> Q:
+        with self._lock:
+            if not self._closed:
+                self._queues.append(queue)
+                return queue
+        queue.shutdown(immediate=True)
+        raise ClientClosed
 
     def _name(self) -> str:
         with self._lock:

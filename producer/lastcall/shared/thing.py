@@ -7,15 +7,13 @@ import os
 import threading
 import uuid
 from collections.abc import Callable
-from contextvars import ContextVar
 from typing import TYPE_CHECKING, Any, ClassVar, Final
 
 from lastcall.checks import plain_name
 from lastcall.connection import Connection
-from lastcall.current import HELP_S, help_with, running
+from lastcall.current import HELP_S, help_beside, running
 from lastcall.errors import ConfigError
 from lastcall.state import keys
-from lastcall.state.ledger import Ledger
 from lastcall.state.scripts import Code
 from lastcall.waiting import AWAY, Deadline, Outage
 
@@ -24,7 +22,6 @@ if TYPE_CHECKING:
     from lastcall.state.scripts import Script
 
 _LOOK_S: Final = 1.0  # covers what a lost connection may have missed
-_MOST_NESTED: Final = 64  # functions that one slot runs in place of one another
 
 
 class Thing:
@@ -97,7 +94,7 @@ class Thing:
                     while not look():
                         if deadline.passed:
                             return False
-                        if not _help(connection):
+                        if not help_beside(connection.asking):
                             announced.get_message(timeout=deadline.left(HELP_S if running.get() else _LOOK_S))
                 return True
             except AWAY as error:
@@ -128,7 +125,6 @@ class _Writer(threading.local):
 
 
 _writer = _Writer()
-_nested: ContextVar[int] = ContextVar("lastcall_nested", default=0)
 
 
 def _change() -> tuple[str, int]:
@@ -136,14 +132,3 @@ def _change() -> tuple[str, int]:
     if _writer.pid != os.getpid():
         _Writer.__init__(_writer)
     return _writer.id, next(_writer.numbers)
-
-
-def _help(connection: Connection) -> bool:
-    here = running.get()
-    if here is None or _nested.get() >= _MOST_NESTED:
-        return False
-    before = _nested.set(_nested.get() + 1)
-    try:
-        return help_with(Ledger(connection.asking, here.job, [here.queue]))
-    finally:
-        _nested.reset(before)
