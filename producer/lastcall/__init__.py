@@ -14,6 +14,7 @@ from lastcall import errors
 from lastcall.aio import (
     AsyncClient,
     AsyncConsumer,
+    AsyncFlowJob,
     AsyncJob,
     AsyncMapResults,
     AsyncProducer,
@@ -48,6 +49,7 @@ from lastcall.version import __version__
 __all__ = [
     "AsyncClient",
     "AsyncConsumer",
+    "AsyncFlowJob",
     "AsyncJob",
     "AsyncMapResults",
     "AsyncProducer",

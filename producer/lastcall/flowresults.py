@@ -47,15 +47,13 @@ class FlowResults(Iterator[Any]):
 
 # Not a method: its frame would hold the iterator, which then were not closed as soon as nobody refers to it.
 def _values(job: FlowJob, reader: Reader, timeout: float | None) -> Generator[Any, None, None]:
-    on_error, guarded, keyed = job._on_error, job._guarded, job._keyed
     with contextlib.closing(reader.entries(timeout)) as entries:
         for together in entries:
-            values = [value for entry in together for value in values_of(entry, guarded, keyed, on_error)]
-            failed = [at for at, value in enumerate(values) if type(value) is Failure] if on_error == "stop" else ()
-            if failed:
-                yield from values[: failed[0]]
+            values, error = handed(job, together)
+            if error is not None:
+                yield from values
                 job.cancel()
-                raise values[failed[0]].error
+                raise error
             if values:
                 last = values.pop()
                 yield from values
@@ -64,6 +62,22 @@ def _values(job: FlowJob, reader: Reader, timeout: float | None) -> Generator[An
                 yield last
             else:
                 reader.passed(together)
+    check_end(job, reader)
+
+
+def handed(job: FlowJob, entries: Sequence[Entry]) -> tuple[list[Any], BaseException | None]:
+    """What is handed out of these entries; and the error behind that with which the job ends, if there is one."""
+    values: list[Any] = []
+    for entry in entries:
+        for value in values_of(entry, job._guarded, job._keyed, job._on_error):
+            if job._on_error == "stop" and type(value) is Failure:
+                return values, value.error
+            values.append(value)
+    return values, None
+
+
+def check_end(job: FlowJob, reader: Reader) -> None:
+    """All was read: raises what went wrong."""
     job._ended = True
     statuses = job.status()
     if reader.ended != "DRAINED":

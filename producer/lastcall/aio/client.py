@@ -9,18 +9,24 @@ from types import TracebackType
 from typing import TYPE_CHECKING, Any, TypeVar, overload
 
 from lastcall.aio.calls import AsyncCalls
+from lastcall.aio.flowjob import AsyncFlowJob
 from lastcall.aio.job import AsyncJob
 from lastcall.aio.link import Link, check_loop
 from lastcall.aio.map import AsyncMapResults, _Steps
 from lastcall.aio.queue import AsyncQueue
+from lastcall.aio.source import Source
 from lastcall.aio.threads import Threads
 from lastcall.celerytask import workers_of
 from lastcall.client import Client
 from lastcall.coroutine import is_async
-from lastcall.errors import ClientClosed
+from lastcall.errors import ClientClosed, ConfigError
+from lastcall.flowjob import FlowJob
+from lastcall.job import Job
+from lastcall.plan import AUTO, SERIAL
 from lastcall.policy import RetryOn, told
 
 if TYPE_CHECKING:
+    from lastcall.flow import Flow, Stage
     from lastcall.registry import WorkerInfo
     from lastcall.state.ledger import Status
 
@@ -124,9 +130,39 @@ class AsyncClient:
         queue = await self._threads.take(lambda: client.queue(name, function, into=downstream, **options))
         return AsyncQueue(link, queue)
 
+    async def run(
+        self, flow: Flow | Stage | Callable[..., Any], items: Iterable[Any] | AsyncIterable[Any] | None = None, *,
+        mode: str = AUTO, **options: Any,
+    ) -> AsyncFlowJob:  # fmt: skip
+        """Run a flow: see Client.run(). An async iterable is read on the event loop, any other by a thread.
+
+        Raises ConfigError for mode="serial", too, which has nothing to await: that is flow.run(items).
+        """
+        if mode == SERIAL:
+            raise ConfigError("mode", "one that has workers", repr(mode), "flow.run(items) runs it here")
+        client, link = await self._open()
+        source = Source(items) if isinstance(items, AsyncIterable) else None
+        given: Any = items if source is None else source
+
+        def make() -> FlowJob:
+            made = client.run(flow, given, mode=mode, **options)
+            assert isinstance(made, FlowJob)
+            return made
+
+        try:
+            made = await self._threads.take(make, undo=FlowJob.close)
+        except BaseException:
+            if source is not None:
+                source.close()
+            raise
+        if source is not None:
+            source.begin()
+        return AsyncFlowJob(link, made, source)
+
     async def job(self, job: str) -> AsyncJob:
         """A job by its id. Its methods raise UnknownJob if there is none."""
-        return AsyncJob((await self._open())[1], job)
+        _, link = await self._open()
+        return AsyncJob(link, Job(link.connection, job))
 
     async def status(self) -> list[Status]:
         """One moment of every queue that has not ended."""

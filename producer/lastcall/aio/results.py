@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 from collections import deque
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 from lastcall.aio.helping import Waiting
@@ -22,8 +23,10 @@ _LOOK_S = 1.0
 class FedReader(Reader):
     """A reader that is given what was read on the event loop."""
 
-    def __init__(self, connection: Connection, ledger: Ledger, *, once: bool, cursor: str = "") -> None:
-        super().__init__(connection, ledger, once=once, cursor=cursor)
+    def __init__(
+        self, connection: Connection, ledger: Ledger, *, once: bool, cursor: str = "", upstream: Sequence[Ledger] = ()
+    ) -> None:
+        super().__init__(connection, ledger, once=once, cursor=cursor, upstream=upstream)
         self._fed: list[Any] = []
 
     @property
@@ -59,9 +62,11 @@ class AsyncResults:
     def __init__(
         self, link: Link, ledger: Ledger, *, once: bool, returns_errors: bool, timeout: float | None, cursor: str
     ) -> None:
-        self._link, self._ledger = link, ledger
-        self._reader = FedReader(link.connection, ledger, once=once, cursor=cursor)
-        self._returns_errors, self._timeout = returns_errors, timeout
+        self._set(link, ledger, FedReader(link.connection, ledger, once=once, cursor=cursor), timeout)
+        self._returns_errors = returns_errors
+
+    def _set(self, link: Link, ledger: Ledger, reader: FedReader, timeout: float | None) -> None:
+        self._link, self._ledger, self._reader, self._timeout = link, ledger, reader, timeout
         self._handed: deque[tuple[Any, BaseException | None, list[Entry]]] = deque()
         self._ended = False
 
@@ -89,7 +94,7 @@ class AsyncResults:
         link, reader, deadline = self._link, self._reader, Deadline(self._timeout)
         if reader.owes:
             await link.threads.take(reader.confirm)  # before anything is waited for: it makes room for producers
-        with link.connection.heart.watching(self._ledger), Waiting(self._ledger) as waiting:
+        with reader.watching(), Waiting(self._ledger) as waiting:
             while not self._handed and not self._ended:
                 reply: list[Any] = []
                 if not reader.ended:
