@@ -3,8 +3,8 @@
 What asks the server for one thing runs the other package's code in a few threads (threads.py), whatever the number of
 calls; what waits for something to happen, awaits it on the loop (bells.py). So there is one implementation of leases,
 outages and lost replies, pickling does not hold up the loop, and no wait holds a thread. Start at client.py;
-queue.py, producer.py, consumer.py, results.py, map.py, flowjob.py (source.py), job.py and calls.py are the awaitable twins of the modules with
-those names.
+queue.py, producer.py, consumer.py, results.py, map.py, flowjob.py (source.py), job.py and calls.py are the awaitable
+twins of the modules with those names.
 """
 
 from lastcall.aio.client import AsyncClient
