@@ -25,9 +25,8 @@ from lastcall.errors import (
 from lastcall.feeder import FEEDER, Feeder
 from lastcall.flow import BATCH, REDUCE, Flow, Options
 from lastcall.flowoptions import FlowOptions
-from lastcall.flowresults import FlowResults, values_of
+from lastcall.flowresults import FlowResults, handed
 from lastcall.job import Job
-from lastcall.map import Failure
 from lastcall.plan import HORIZONTAL, QueuePlan, planned
 from lastcall.policy import Told
 from lastcall.queue import StatusableQueue, make
@@ -123,15 +122,29 @@ class FlowJob(Job):
         raised, when the results of what came before it are read; NothingToReduce; ProducerLost, QueueCancelled,
         NoWorker, WaitTimeout; ConfigError if results are discarded, or if the input asks for what comes of itself.
         """
-        if self.feeder is not None and self.feeder.is_here:
-            raise ConfigError("results()", "read by others than the job's own input", "a cycle", "run another flow")
-        if self._results == "discard":
-            raise ConfigError("results()", "called on a job that keeps results", 'results="discard"', "leave that out")
+        self.check_readable()
         reading = self._reading() if self._reading is not None and self._results == "once" else None
         if reading is None or cursor:
             reading = FlowResults(self, timeout, cursor)
             self._reading = weakref.ref(reading)
         return reading
+
+    def check_readable(self) -> None:
+        """Raises ConfigError where nobody, or not this thread, may read results."""
+        if self.feeder is not None and self.feeder.is_here:
+            raise ConfigError("results()", "read by others than the job's own input", "a cycle", "run another flow")
+        if self._results == "discard":
+            raise ConfigError("results()", "called on a job that keeps results", 'results="discard"', "leave that out")
+
+    def check_ends(self) -> None:
+        """Raises ConfigError where the input is known to have no end."""
+        if self._endless:
+            raise endless(self._endless)
+
+    @property
+    def is_fed(self) -> bool:
+        """Whether all of the input is put, or none of it will be any more."""
+        return self.feeder is None or self.feeder.fed.is_set()
 
     def wait(self, timeout: float | None = None) -> list[Status]:
         """Block until all its queues have ended. timeout: seconds.
@@ -141,8 +154,7 @@ class FlowJob(Job):
         NothingToReduce; NoWorker; WaitTimeout; ResultsUnread where the window is full of results that nobody reads;
         ConfigError where the input is known to have no end.
         """
-        if self._endless:
-            raise endless(self._endless)
+        self.check_ends()
         deadline = Deadline(timeout)
         if self._on_error == "stop":
             self._look_for_errors(deadline)
@@ -171,8 +183,7 @@ class FlowJob(Job):
         timeout: seconds. Raises what the input raised, ConfigError where it is known to have no end, WaitTimeout. What
         a window holds back is put when results are read: by another client, or with a job id (whose results are kept).
         """
-        if self._endless:
-            raise endless(self._endless)
+        self.check_ends()
         deadline = Deadline(timeout)
         feeder = self.feeder
         while feeder is not None and not feeder.fed.wait(deadline.left(_LOOK_S)):
@@ -263,18 +274,14 @@ class FlowJob(Job):
 
     def _look_for_errors(self, deadline: Deadline) -> None:
         """Read over results as they come, which stay where they are; raise the first error that is one."""
-        reader, keyed = (
-            Reader(self._connection, self._made[-1]._ledger, once=False, upstream=self._upstream),
-            self._keyed,
-        )
+        reader = Reader(self._connection, self._made[-1]._ledger, once=False, upstream=self._upstream)
         with reader.watching():
             while not reader.ended:
                 entries = reader.read(deadline.left(_LOOK_S))
-                for entry in entries:
-                    for value in values_of(entry, self._guarded, keyed, "stop"):
-                        if type(value) is Failure:
-                            self.cancel()
-                            raise value.error
+                _, error = handed(self, entries)
+                if error is not None:
+                    self.cancel()
+                    raise error
                 if not entries and deadline.passed:
                     raise WaitTimeout(f"results of {reader.describe()}", deadline.waited_s)
                 if not entries:

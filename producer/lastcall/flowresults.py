@@ -49,31 +49,35 @@ class FlowResults(Iterator[Any]):
 def _values(job: FlowJob, reader: Reader, timeout: float | None) -> Generator[Any, None, None]:
     with contextlib.closing(reader.entries(timeout)) as entries:
         for together in entries:
-            values, error = taken(job, together)
+            values, error = handed(job, together)
             if error is not None:
                 yield from values
                 job.cancel()
                 raise error
-            last = values[-1:]
-            yield from values[:-1]
-            # Before the last one: whoever has it may ask for no more.
-            reader.passed(together)
-            yield from last
+            if values:
+                last = values.pop()
+                yield from values
+                # Before the last one: whoever has it may ask for no more.
+                reader.passed(together)
+                yield last
+            else:
+                reader.passed(together)
     check_end(job, reader)
 
 
-def taken(job: FlowJob, together: Sequence[Entry]) -> tuple[Sequence[Any], BaseException | None]:
-    """What entries that came together give, and the error, behind that, with which the job is over."""
-    values = [value for entry in together for value in values_of(entry, job._guarded, job._keyed, job._on_error)]
-    if job._on_error == "stop":
-        for at, value in enumerate(values):
-            if type(value) is Failure:
-                return values[:at], value.error
+def handed(job: FlowJob, entries: Sequence[Entry]) -> tuple[list[Any], BaseException | None]:
+    """What is handed out of these entries; and the error behind that with which the job ends, if there is one."""
+    values: list[Any] = []
+    for entry in entries:
+        for value in values_of(entry, job._guarded, job._keyed, job._on_error):
+            if job._on_error == "stop" and type(value) is Failure:
+                return values, value.error
+            values.append(value)
     return values, None
 
 
 def check_end(job: FlowJob, reader: Reader) -> None:
-    """All was read. Raises what went wrong."""
+    """All was read: raises what went wrong."""
     job._ended = True
     statuses = job.status()
     if reader.ended != "DRAINED":

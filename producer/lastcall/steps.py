@@ -237,11 +237,18 @@ def outputs(kind: str, function: Function, value: Any) -> Iterator[Any]:
     """What a step gives for one value: where it raises, nothing, unless it had given more than travels together."""
     if kind == MAP:
         made = function(value)
-        yield asyncio.run(made) if awaits(function) else made
+        yield _awaited(made) if awaits(function) else made
         return
     values = iter(_after(kind, function, (value,)))
     yield from list(itertools.islice(values, TOGETHER))
     yield from values
+
+
+def _awaited(coroutine: Any) -> Any:
+    try:
+        return asyncio.run(coroutine)
+    finally:
+        coroutine.close()  # where a loop runs here already, it has not begun
 
 
 def fused(steps: Sequence[Step], name: str, *, guarded: bool = False, many: bool = False) -> tuple[Function, bool]:

@@ -67,11 +67,12 @@ def test_a_flow_may_be_run_again_and_a_function_is_one(client: Client) -> None:
 
 @pytest.mark.parametrize("mode", MODES)
 def test_the_first_error_ends_the_job(client: Client, mode: str) -> None:
-    job = client.run(Flow(odd_only) | square, itertools.chain([1, 3, 4], itertools.repeat(5, 2_000)), mode=mode)
+    # So slow that it has not ended when the error is read.
+    job = client.run(Flow(odd_only) | work, itertools.chain([1, 3, 4], itertools.repeat(5, 2_000)), mode=mode)
     values: list[int] = []
     with pytest.raises(ValueError, match="4 is even"):
         values.extend(job.results())
-    assert values in ([], [1], [1, 9])
+    assert values in ([], [1], [1, 3])
     assert "CANCELLED" in {status.state for status in job.status()}
 
 

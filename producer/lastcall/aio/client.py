@@ -15,19 +15,21 @@ from lastcall.aio.link import Link, check_loop
 from lastcall.aio.lock import AsyncLock
 from lastcall.aio.map import AsyncMapResults, _Steps
 from lastcall.aio.queue import AsyncQueue
+from lastcall.aio.source import Source
 from lastcall.aio.threads import Threads
 from lastcall.celerytask import workers_of
 from lastcall.checks import natural
 from lastcall.client import Client
 from lastcall.coroutine import is_async
 from lastcall.errors import ClientClosed, ConfigError
-from lastcall.flow import Flow, Stage
 from lastcall.flowjob import FlowJob
-from lastcall.plan import SERIAL
+from lastcall.job import Job
+from lastcall.plan import AUTO, SERIAL
 from lastcall.policy import RetryOn, told
 from lastcall.shared.lock import Lock, Semaphore
 
 if TYPE_CHECKING:
+    from lastcall.flow import Flow, Stage
     from lastcall.registry import WorkerInfo
     from lastcall.state.ledger import Status
 
@@ -129,26 +131,38 @@ class AsyncClient:
         return AsyncQueue(link, queue)
 
     async def run(
-        self, flow: Flow | Stage | Callable[..., Any], items: Iterable[Any] | None = None, **options: Any
-    ) -> AsyncFlowJob:
-        """Run a flow over items, which a thread reads, or over what `sources` give; options are those of Client.run().
+        self, flow: Flow | Stage | Callable[..., Any], items: Iterable[Any] | AsyncIterable[Any] | None = None, *,
+        mode: str = AUTO, **options: Any,
+    ) -> AsyncFlowJob:  # fmt: skip
+        """Run a flow: see Client.run(). An async iterable is read on the event loop, any other by a thread.
 
-        mode="serial" runs in the client's process, and so is Client.run()'s alone. Raises what that does.
+        Raises ConfigError for mode="serial", too, which has nothing to await: that is flow.run(items).
         """
-        if options.get("mode") == SERIAL:
-            raise ConfigError("mode", "one that runs on workers", repr(SERIAL), "use Client.run(), or flow.run(items)")
+        if mode == SERIAL:
+            raise ConfigError("mode", "one that has workers", repr(mode), "flow.run(items) runs it here")
         client, link = await self._open()
+        source = Source(items) if isinstance(items, AsyncIterable) else None
+        given: Any = items if source is None else source
 
-        def start() -> FlowJob:
-            running = client.run(flow, items, **options)
-            assert isinstance(running, FlowJob)
-            return running
+        def make() -> FlowJob:
+            made = client.run(flow, given, mode=mode, **options)
+            assert isinstance(made, FlowJob)
+            return made
 
-        return AsyncFlowJob(link, await self._threads.take(start, undo=FlowJob.close))
+        try:
+            made = await self._threads.take(make, undo=FlowJob.close)
+        except BaseException:
+            if source is not None:
+                source.close()
+            raise
+        if source is not None:
+            source.begin()
+        return AsyncFlowJob(link, made, source)
 
     async def job(self, job: str) -> AsyncJob:
         """A job by its id. Its methods raise UnknownJob if there is none."""
-        return AsyncJob(await self._linked(), job)
+        link = await self._linked()
+        return AsyncJob(link, Job(link.connection, job))
 
     def lock(self, name: str) -> AsyncLock:
         """asyncio.Lock, for all programs on this server that say the same name, Client.lock() among them."""

@@ -7,21 +7,21 @@ from typing import TYPE_CHECKING, Any
 
 from lastcall.aio.ends import wait_for_end
 from lastcall.aio.queue import AsyncQueue
-from lastcall.job import Job
 from lastcall.waiting import raise_for
 
 if TYPE_CHECKING:
     from lastcall.aio.link import Link
+    from lastcall.job import Job
     from lastcall.state.ledger import Status
 
 
 class AsyncJob:
     """One run of a map, a flow or linked queues; `await client.job(id)`. Each method is Job's, awaited."""
 
-    def __init__(self, link: Link, job: str) -> None:
-        self.id = job
+    def __init__(self, link: Link, job: Job) -> None:
+        self.id = job.id
         self._link = link
-        self._job = Job(link.connection, job)
+        self._job = job
 
     def __repr__(self) -> str:
         return f"<AsyncJob {self.id}>"

@@ -60,15 +60,19 @@ class AsyncResults:
     cursor: where another reader would go on, queue.results(cursor=cursor).
     """
 
+    _order: InOrder | None = None
+
     def __init__(
         self, link: Link, ledger: Ledger, *, once: bool, returns_errors: bool, timeout: float | None, cursor: str,
         ordered: bool = False,
     ) -> None:  # fmt: skip
-        self._link, self._ledger = link, ledger
-        self._reader = FedReader(link.connection, ledger, once=once, cursor=cursor)
-        self._returns_errors, self._timeout = returns_errors, timeout
-        self._handed: deque[tuple[Any, BaseException | None, list[Entry]]] = deque()
+        self._set(link, ledger, FedReader(link.connection, ledger, once=once, cursor=cursor), timeout)
+        self._returns_errors = returns_errors
         self._order = InOrder(link.connection.sealer.keyed) if ordered else None
+
+    def _set(self, link: Link, ledger: Ledger, reader: FedReader, timeout: float | None) -> None:
+        self._link, self._ledger, self._reader, self._timeout = link, ledger, reader, timeout
+        self._handed: deque[tuple[Any, BaseException | None, list[Entry]]] = deque()
         self._ended = False
 
     def __aiter__(self) -> AsyncResults:
@@ -98,7 +102,7 @@ class AsyncResults:
         link, reader, deadline = self._link, self._reader, Deadline(self._timeout)
         if reader.owes:
             await link.threads.take(reader.confirm)  # before anything is waited for: it makes room for producers
-        with link.connection.heart.watching(self._ledger), Waiting(self._ledger) as waiting:
+        with reader.watching(), Waiting(self._ledger) as waiting:
             while not self._handed and not self._ended:
                 reply: list[Any] = []
                 if not reader.ended:
