@@ -280,6 +280,23 @@ async def test_a_consumer_that_is_cancelled_gives_back_what_it_has_in_hand(lonel
 
 
 @on_a_loop
+async def test_a_consumer_may_say_that_an_item_is_done_before_it_asks_for_the_next(lonely: Cluster, name: str) -> None:
+    async with client_of(lonely) as client:
+        queue: AsyncQueue[int] = await client.queue(name)
+        async with queue.producer(chunk_items=1) as out:
+            await out.put_many([1, 2])
+        with contextlib.suppress(ZeroDivisionError):
+            async with queue.consumer() as consumer:
+                assert await consumer.get(timeout=30) == 1
+                await consumer.done()
+                await consumer.done()  # it is
+                assert (await queue.status()).done == 1
+                assert await consumer.get() == 2
+                raise ZeroDivisionError
+        assert [n async for n in queue] == [2]
+
+
+@on_a_loop
 async def test_a_loop_that_is_cancelled_while_it_waits_holds_nothing(lonely: Cluster, name: str) -> None:
     async with client_of(lonely) as client:
         queue: AsyncQueue[int] = await client.queue(name)

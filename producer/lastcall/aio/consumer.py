@@ -109,6 +109,10 @@ class AsyncConsumer(Generic[T]):
                 consumer.waited(rung=rung)
         raise StopAsyncIteration
 
+    async def done(self) -> None:
+        """Mark as done what was handed out, now: see Consumer.done()."""
+        await self._link.threads.take(self._consumer.done)
+
     async def aclose(self) -> None:
         """Give back what was not handed out, and let go of the ticket. May be called again."""
         if not self._closed:
