@@ -302,6 +302,17 @@ class UnknownLetter(LastcallError, LookupError):
         )
 
 
+class NotRecorded(LastcallError):
+    """A job is there, and nothing of what happens to its items is recorded."""
+
+    def __init__(self, job: str) -> None:
+        self.job = job
+        super().__init__(
+            f"job {job} is not recorded: flows are, unless record= says otherwise, and queues that are made with "
+            'client.queue(..., record="all", "times" or "failures"); maps, calls and pools are not'
+        )
+
+
 class UnknownItem(LastcallError, LookupError):
     """Nothing is recorded of an item. item: that was asked for."""
 
@@ -309,7 +320,8 @@ class UnknownItem(LastcallError, LookupError):
         self.job, self.item = job, item
         super().__init__(
             f"nothing is recorded of item {item} of job {job}: it was not put, or its events were the oldest and have "
-            'gone, or the job ran with record="failures" and it did not fail'
+            'gone, or the job ran with record="failures" and it did not fail; an item of several sources, or of a '
+            "queue that is no flow's, has no number: name it by its id, chunk#number, such as 1-17#3"
         )
 
 

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 from lastcall import gantt
 from lastcall.checks import one_of
 from lastcall.errors import ConfigError, UnknownJob
-from lastcall.history import KINDS, Event, History, Kind, Watch
+from lastcall.history import KINDS, Event, History, Kind, Watch, check_recorded
 from lastcall.map import MAP
 from lastcall.progress import Progress
 from lastcall.queue import StatusableQueue, attach
@@ -93,22 +93,20 @@ class Job:
 
     @property
     def history(self) -> History:
-        """What happened to its items, as far as it was recorded: client.queue(record=), client.run(record=)."""
+        """What happened to its items, as far as it was recorded: client.run(record=), client.queue(record=)."""
         return History(self._connection, self.id)
 
     @reaching
     def on(self, kind: Kind, callback: Callable[[Event], object]) -> None:
         """Have callback(event) called for each event of a kind: of those that were, and then as they come.
 
-        kind: "put", "started", "done", "failed", "retried", "dead", "returned" or "ended": see lastcall.Event. All are
-        called in one thread of the job's, in the order of the events; what one raises is logged. Raises UnknownJob;
-        ConfigError where nothing is recorded.
+        kind: "put", "started", "emitted", "done", "failed", "retried", "dead", "returned" or "ended": see
+        lastcall.Event. All are called in one thread of the job's, in the order of the events; what one raises is
+        logged. Raises UnknownJob, NotRecorded.
         """
         one_of("kind", kind, KINDS)
         if self._watch is None:
-            if not any(ledger.meta().get("record") for ledger in self.ledgers()):
-                raise ConfigError("on()", "called on a job that is recorded", f"job {self.id}, which is not",
-                                  'make its queues with record="all", "times" or "failures"')  # fmt: skip
+            check_recorded(self._connection, self.id)
             self._watch = Watch(self._connection, self.id)
         self._watch.on(kind, callback)
 
@@ -123,7 +121,7 @@ class Job:
     def trace(self, item: int | str) -> Trace:
         """An item's way through its queues. item: its number in the input, or its id.
 
-        Raises UnknownJob, UnknownItem.
+        Raises UnknownJob, UnknownItem, NotRecorded.
         """
         return trace(self._connection, self.id, item)
 
@@ -131,7 +129,7 @@ class Job:
     def gantt(self, path: str | os.PathLike[str], *, title: str | None = None) -> Path:
         """Draw what ran into a file, .svg, .png or .html: rows are slots, bars chunks, colours stages. Gives the file.
 
-        title: None for the job's id. Raises UnknownJob; ConfigError, also where matplotlib is missing.
+        title: None for the job's id. Raises UnknownJob, NotRecorded; ConfigError, also where matplotlib is missing.
         """
         stages = [ledger.name for ledger in self.ledgers()]
         return gantt.save(self.history.events("done"), path, title=self.id if title is None else title, stages=stages)

@@ -21,6 +21,7 @@ from lastcall.errors import LastcallError, NotSerializable, RemoteError, RemoteT
 PackedError = tuple[bytes | tuple[tuple[Any, ...], dict[str, Any]] | None, str, str, str, tuple[str, ...]]
 
 _MOST_TEXT = 100_000  # characters; an exception may quote its whole input
+_MOST_SHORT = 1_000
 _PLAIN = (str, bytes, int, float, bool, type(None))
 
 
@@ -38,6 +39,13 @@ def pack_error(error: BaseException, sealer_has_key: bool) -> PackedError:
         _shorten(text),
         tuple(_shorten(str(note)) for note in getattr(error, "__notes__", ())),
     )
+
+
+def in_short(packed: PackedError) -> str:
+    """An error as the history of its job tells it: "Type: message"."""
+    _, type_name, message, _, _ = packed
+    text = f"{type_name.removeprefix('builtins.')}: {message[:_MOST_SHORT]}"
+    return text.encode(errors="backslashreplace").decode()  # of a path that is no UTF-8, say
 
 
 def unpack_error(data: Sequence[Any], sealer_has_key: bool) -> BaseException:

@@ -5,52 +5,59 @@ Nothing is put and nothing is completed: the job does not change, but the functi
 
 from __future__ import annotations
 
+import asyncio
+import functools
+import inspect
 import re
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Protocol
 
 from lastcall import functions
 from lastcall.current import running
-from lastcall.errors import ConfigError
+from lastcall.errors import BadEnvelope, ConfigError, NotDeserializable
 from lastcall.flowoptions import MANY
-from lastcall.history import Event, History
+from lastcall.history import Event
+from lastcall.outcome import in_short, pack_error
 from lastcall.payload import CALL, STAR
-from lastcall.state import keys
-from lastcall.trace import NOT_KEPT, find, queues_in_order, results_of, value_of
+from lastcall.state.ledger import Ledger
+from lastcall.trace import NOT_KEPT, Opener, bare, find, natural, plain, queues_in_order, read
 
 if TYPE_CHECKING:
     from lastcall.connection import Connection
     from lastcall.settings import Settings
-    from lastcall.state.ledger import Ledger
 
 _FAILED = ("failed", "retried", "dead")
 
 
 class _Run(Protocol):
-    def __call__(self, function: Callable[..., Any], /, *args: Any) -> Any: ...
+    def __call__(self, function: Callable[..., Any], /, *args: Any, **kwargs: Any) -> Any: ...
 
 
 @dataclass(frozen=True, slots=True)
 class Replay:
     """What a step gave now, and what was recorded of it.
 
-    event: of the step; value: its arguments. outputs: what it gave now, () if it raised `error`. recorded: what it gave
-    then, None where that was not kept; recorded_error: "Type: message", "" if it did not raise.
+    event: of the step; value: its arguments. outputs: what it gave now, () if it raised `error`, said: "Type: message".
+    recorded: what it gave then, None where that is not known; recorded_error: "Type: message", "" if it did not raise.
+    In the branches of a fan-out outputs are a lastcall.steps.Carrier.
     """
 
     event: Event
     value: Any
     outputs: tuple[Any, ...]
     error: BaseException | None
+    said: str
     recorded: tuple[Any, ...] | None
     recorded_error: str
 
     @property
     def same(self) -> bool | None:
         """Whether both came to the same; None where that is not known."""
-        if self.error is not None or self.recorded_error:
-            return self.recorded_error == ("" if self.error is None else said_of(self.error))
+        if self.event.kind in _FAILED and not self.recorded_error:
+            return False  # its slot died then, and here it has come to an end
+        if self.said or self.recorded_error:
+            return self.recorded_error == self.said
         if self.recorded is None:
             return None
         try:
@@ -68,82 +75,132 @@ def replay(
     runcall. Raises UnknownJob, UnknownItem; ConfigError where that step's arguments were not kept; and what loading the
     function raises. An exception of the function itself is the replay's `error`.
     """
-    history = list(History(connection, job))
+    history = read(connection, job)
     way = find(history, job, item)
     names = queues_in_order(connection, job)
     if queue and queue not in names:
         raise ConfigError("queue", f"one of the job's: {', '.join(names)}", repr(queue))
-    of_it = [(event, at) for event, at in way.events if queue in ("", event.queue) and event.kind in (*_FAILED, "done")]
-    of_it = [(event, at) for event, at in of_it if at not in event.failed]
+    stages = {name: _Stage(connection, job, name) for name in names}
+    if queue and (unfit := stages[queue].error) is not None:
+        raise unfit
+    of_it = [
+        (event, at)
+        for event, at in way.events
+        if event.kind in (*_FAILED, "done") and at not in event.failed
+        and (event.queue == queue or (not queue and event.queue in stages and stages[event.queue].error is None))
+    ]  # fmt: skip
+    opened = Opener(connection)
     failed = [one for one in of_it if one[0].kind in _FAILED]
     for event, index in reversed(failed or of_it):
-        value = value_of(connection, event, index)
+        value = opened.raw(event, index)
         if value is not NOT_KEPT:
             break
     else:
         raise ConfigError(
             "the step", "one whose arguments were kept", f"item {item} of job {job}, whose were not",
-            'failures keep theirs; run the job with record="all" for the others, up to some kB a chunk',
+            'failures keep theirs; run the job with record="all" for the others, up to 4 kB a chunk',
         )  # fmt: skip
-    if isinstance(value, BaseException):
+    if isinstance(value, BadEnvelope | NotDeserializable):
         raise value
-    outputs, error = _run(connection, event, index, value, run)
-    return Replay(
-        event, value, outputs, error,
-        None if event.kind in _FAILED else _recorded(connection, history, names, event, index), event.error,
-    )  # fmt: skip
+    stage = stages[event.queue]
+    outputs, error = stage.run(event, index, value, run)
+    recorded = None if event.kind in _FAILED else _recorded(opened, history, names, stage, event, index)
+    shown = tuple(bare(output) for output in outputs)
+    said = "" if error is None else in_short(pack_error(error, connection.sealer.keyed))
+    return Replay(event, plain(value), shown, error, said, recorded, event.error)
 
 
-def said_of(error: BaseException) -> str:
-    """How an event tells of an exception."""
-    return f"{type(error).__module__}.{type(error).__qualname__}: {error}".removeprefix("builtins.")
+class _Stage:
+    """A queue's function, here. error: why an item of it cannot be run alone."""
 
+    def __init__(self, connection: Connection, job: str, name: str) -> None:
+        self._connection, self._place = connection, (job, name)
+        meta = Ledger(connection.redis, job, [name]).meta()
+        self._wire, self.style = meta.get("function"), meta.get("style", b"").decode()
+        self._identity = meta.get("identity", b"").decode()
+        self.error: ConfigError | None = None
+        if meta.get("gather"):
+            self.error = ConfigError(
+                "the step", "of a function of one item", f"queue {name}, which takes many together"
+            )
+        elif not self._wire:
+            self.error = ConfigError("the step", "of a queue with a function", f"queue {name}, which has none")
 
-def _run(
-    connection: Connection, event: Event, index: int, value: Any, run: _Run | None
-) -> tuple[tuple[Any, ...], BaseException | None]:
-    meta: Any = connection.redis.hmget(
-        keys.of_queue(event.job, event.queue, "meta"), "function", "style", "created", "identity"
-    )
-    wire, style = meta[0], (meta[1] or b"").decode()
-    if not wire:
-        raise ConfigError("the step", "of a queue with a function", f"queue {event.queue}, which has none")
-    sealer = connection.sealer
-    calling = functions.load(sealer.open(wire, event.job, event.queue, "function")[:3], "here", sealer.keyed)
-    args: Iterable[Any] = value if style == STAR else (value,)
-    if style == CALL:
-        calling = functions.load(value[0], "here", sealer.keyed)
-        args = value[1]
-    here = _Here(event, index, meta[2].decode(), connection.settings)
-    before = running.set(here)
-    try:
-        gave = run(calling, *args) if run is not None else calling(*args)
-        return tuple(gave) if style == MANY else (gave,), None
-    except Exception as error:  # the function's own, which is what was asked for
-        return (), error
-    finally:
-        running.reset(before)
+    @property
+    def folds(self) -> bool:
+        """Whether a chunk's outputs become one."""
+        return len(self._opened) > 3 and self._opened[3] is not None
+
+    @functools.cached_property
+    def _opened(self) -> Sequence[Any]:
+        assert self._wire is not None
+        opened: Sequence[Any] = self._connection.sealer.open(self._wire, *self._place, "function")
+        return opened
+
+    def run(
+        self, event: Event, index: int, value: Any, run: _Run | None
+    ) -> tuple[tuple[Any, ...], BaseException | None]:
+        """Outputs, or what it raised."""
+        sealer = self._connection.sealer
+        calling = functions.load(self._opened[:3], "here", sealer.keyed)
+        args: Iterable[Any] = value if self.style == STAR else (value,)
+        kwargs: Mapping[str, Any] = {}
+        if self.style == CALL:
+            calling = functions.load(value[0], "here", sealer.keyed)
+            args, kwargs = value[1], value[2]
+        here = _Here(event, index, self._identity, self._connection.settings)
+        before = running.set(here)
+        try:
+            gave = run(calling, *args, **kwargs) if run is not None else calling(*args, **kwargs)
+            if inspect.iscoroutine(gave):
+                gave = asyncio.run(gave)
+            return tuple(gave) if self.style == MANY else (gave,), None
+        except Exception as error:  # the function's own, which is what was asked for
+            return (), error
+        finally:
+            running.reset(before)
 
 
 def _recorded(
-    connection: Connection, history: list[Event], names: list[str], event: Event, index: int
+    opened: Opener, history: list[Event], names: list[str], stage: _Stage, event: Event, index: int
 ) -> tuple[Any, ...] | None:
-    """What an item came to in a step: the results that were kept, or what the next queue was given of it."""
-    siblings = [at for at, one in enumerate(event.source) if one == event.source[index]] if event.source else [index]
+    """What an item came to in a step: the results that were kept, or what the next queue was given of it.
+
+    None where that is not known: unless all that the chunk gave is there, this may not be all that the item gave.
+    """
+    if stage.folds and event.items > 1:
+        return None
+    number = event.first + index
     if event.queue == names[-1]:
-        found = results_of(connection, event, index)
-        return tuple(found) if event.gave and (found or len(siblings) == 1) else None
-    if len(siblings) > 1 or not event.source:
+        parts = [event]
+        if event.items == 1:
+            parts += [one for one in history if one.kind == "emitted" and one.root == event.root and one.first == number
+                      and one.queue == event.queue]  # fmt: skip
+        if sum(opened.count(part) for part in parts) != event.made:
+            return None
+        parts.sort(key=lambda part: natural(part.entry))
+        found = [
+            value for part in parts for value in opened.results(part, 0 if part is not event else index, names[-1])
+        ]
+        alone = event.items == 1 or (event.source and len(event.siblings(index)) == 1)
+        return tuple(found) if found or alone else None
+    if not event.source or len(event.siblings(index)) > 1:
         return None  # which of them came of it is not known
     following, source = names[names.index(event.queue) + 1], event.source[index]
-    # The outputs of a chunk are named after it.
+    sources = {one for at, one in enumerate(event.source) if at not in event.failed}
+    # The outputs of a chunk are named after it. What was tried again there has been there before.
     its_own = re.compile(rf"\d+-{re.escape(event.root)}(-\d+-\d+)?(\.\d+)?")
-    there = [other for other in history if other.kind == "done" and other.queue == following]
-    outputs = [other for other in there if its_own.fullmatch(other.root)]
-    given = [
-        value_of(connection, one, at) for one in outputs for at in range(len(one.source)) if one.source[at] == source
-    ]
-    return tuple(given) if given and NOT_KEPT not in given else None
+    given = {
+        (natural(other.root), other.first + at): (other, at)
+        for other in sorted(history, key=lambda one: one.payload is not None)  # the last wins
+        if other.kind in (*_FAILED, "done") and other.queue == following and its_own.fullmatch(other.root)
+        for at, one in enumerate(other.source)
+        if one in sources and (at not in other.failed or other.payload is not None)
+    }
+    if len(given) != event.made:
+        return None
+    values = [bare(opened.raw(*given[key])) for key in sorted(given) if given[key][0].source[given[key][1]] == source]
+    return tuple(values) if NOT_KEPT not in values else None
 
 
 class _Here:

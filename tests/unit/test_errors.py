@@ -49,6 +49,7 @@ SAMPLES: list[LastcallError] = [
     errors.NothingToReduce("add"),
     errors.ResultsUnread("flow-1", 100_000),
     errors.UnknownLetter("frames", "1-1#17"),
+    errors.NotRecorded("nightly"),
     errors.UnknownItem("nightly", "17"),
     errors.InitializerFailed("images.open_camera", "cpu@host", "OSError", "no camera"),
     errors.DeadLetters("frames", 2, 100),

@@ -8,7 +8,7 @@ import time
 from collections.abc import Collection, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
-from lastcall.outcome import PackedError
+from lastcall.outcome import PackedError, in_short
 from lastcall.state.ledger import Note
 
 if TYPE_CHECKING:
@@ -19,7 +19,6 @@ if TYPE_CHECKING:
 
 _MOST_BYTES = 65_536  # of a failed item's arguments
 _MOST_TEXT = 10_000  # characters of a traceback, from its end
-_MOST_MESSAGE = 1_000
 
 
 def notes_of(
@@ -28,7 +27,7 @@ def notes_of(
 ) -> list[Note]:  # fmt: skip
     """Of a chunk and of its failed items, as the queue's `record` says.
 
-    made: outputs; alone: payloads of failed items.
+    made: outputs, those that were emitted before included; alone: payloads of failed items.
     """
     if not work.record:
         return []
@@ -44,9 +43,8 @@ def notes_of(
             done["failed"] = list(errors)
         notes.append(Note("done", chunk.id, ended, done))
     letters = "dead" if work.on_error == "dead" else "failed"
-    for at, (_, type_name, message, text, _) in errors.items():
-        error = f"{type_name.removeprefix('builtins.')}: {message[:_MOST_MESSAGE]}"
-        item = {**told, "first": chunk.start + at, "error": error, "traceback": text[-_MOST_TEXT:]}
+    for at, packed in errors.items():
+        item = {**told, "first": chunk.start + at, "error": in_short(packed), "traceback": packed[3][-_MOST_TEXT:]}
         if origins is not None:
             item["source"] = [origins[at]]
         if len(payload := alone.get(at, b"")) <= _MOST_BYTES and payload:

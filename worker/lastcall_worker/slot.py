@@ -448,7 +448,9 @@ class Slot:
         else:
             completion = self._pack(work, chunk, values, errors, again, busy_us)
         if work.record:
-            made = sum(len(parts) for parts in values if parts) if work.style == MANY else len(values) - len(errors)
+            # Of a generator also what was emitted before.
+            many = work.style == MANY
+            made = sum(map(len, filter(None, values))) + chunk.skip if many else len(values) - len(errors)
             alone = self._alone(work, chunk, list(errors)) if errors else {}
             origins = outputs.origins_of(self, chunk, range(chunk.items))
             completion.notes = notes_of(self, work, chunk, origins, made, errors, again, alone, busy_us)

@@ -11,7 +11,7 @@ import click
 
 from lastcall.cli import server
 from lastcall.client import Client
-from lastcall.replay import Replay, replay, said_of
+from lastcall.replay import Replay, replay
 
 SAME, DIFFERENT, NOT_KNOWN = 0, 3, 4  # exit codes
 
@@ -37,8 +37,8 @@ def command(job: str, item: str, queue: str, debug: bool) -> None:
     click.echo(f"{event.queue}, attempt {event.attempt}, on {event.worker or 'a worker'}: {again.value!r}")
     if again.error is not None:
         click.echo("".join(traceback.format_exception(again.error)).rstrip())
-    click.echo(f"now:      {_said(again.outputs, '' if again.error is None else said_of(again.error))}")
-    click.echo(f"recorded: {_said(again.recorded, again.recorded_error)}")
+    click.echo(f"now:      {_said(again.outputs, again.said)}")
+    click.echo(f"recorded: {event.said or _said(again.recorded, again.recorded_error)}")
     click.echo({True: "the same", False: "not the same", None: "whether that is the same is not known"}[again.same])
     if debug and again.error is not None:
         pdb.post_mortem(again.error.__traceback__)
@@ -53,4 +53,4 @@ def code_of(again: Replay) -> int:
 def _said(outputs: tuple[object, ...] | None, error: str) -> str:
     if error:
         return f"raised {error}"
-    return "not kept" if outputs is None else f"gave {', '.join(map(repr, outputs)) or 'nothing'}"
+    return "not known" if outputs is None else f"gave {', '.join(map(repr, outputs)) or 'nothing'}"

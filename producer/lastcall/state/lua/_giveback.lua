@@ -16,8 +16,8 @@ local function give_up(i, id, counts, payload, kind, about)
     local position = num(i, 'done') + num(i, 'dead') + num(i, 'cancelled')  -- where a gather's outputs are
     path = is_gather(i) and position .. ':' .. (position + n) .. ':0' or next_path(counts, true)
   end
-  local told = told_of(counts)
-  told.attempt, told.said, told.payload = tries, string.gsub(about, '\t', ': '), #payload <= 16 * MOST_BYTES and payload or nil
+  local told = told_of(i, counts)
+  told.attempt, told.said, told.payload = tries, in_words(about), #payload <= 16 * MOST_BYTES and payload or nil
   local is_result = get(i, 'on_error') == 'return'  -- then what became of it is no letter, but told to its reader alone
   add(i, is_result and 'done' or 'dead', n)
   add(i, 'bytes', -#payload)
@@ -71,8 +71,8 @@ local function giveback(i, ticket, how, about, at, late, delay)
     redis.call('HDEL', key(i, CHUNKS), id)
     add(i, 'leased', -n)
     if how ~= 'return' then
-      local told = told_of(whole)
-      told.said, told.ticket = how .. ': ' .. string.gsub(about, '\t', ': '), ticket
+      local told = told_of(i, whole)
+      told.said, told.ticket = how .. ': ' .. in_words(about), ticket
       note_failure(i, 'returned', id, told)
     end
     if how == 'crash' then crashes = math.min(crashes + 1, 255) end

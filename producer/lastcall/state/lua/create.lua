@@ -73,7 +73,10 @@ if num(1, 'maxsize') > 0 or num(1, 'maxbytes') > 0 then
     if get(i, 'state') then set(i, 'bounded', 1) end  -- not one that has expired
   end
 end
-redis.call('HINCRBY', key(1, JOB), 'open', 1)
+if redis.call('HINCRBY', key(1, JOB), 'open', 1) == 1 and reopen then  -- the job begins anew, and so does its history
+  redis.call('UNLINK', key(1, EVENTS), key(1, FAILURES))
+  redis.call('HDEL', key(1, JOB), 'usual', 'failures')
+end
 redis.call('HSET', key(1, JOB), 'queue:' .. get(1, 'name'), num(1, 'epoch'))
 for _, part in ipairs({JOB, EVENTS, FAILURES}) do redis.call('PERSIST', key(1, part)) end
 if ARGV[2] ~= '' then

@@ -20,7 +20,7 @@
 --@include _rules
 --@include _mint
 --@include _complete
-load(1, 'flow', 'record', 'rule', 'gather', 'state', 'ready', 'leased', 'holding', 'waiting', 'done', 'dead', 'bytes', 'busy', 'results', 'bounded')
+load(1, 'flow', 'record', 'rule', 'gather', 'state', 'ready', 'leased', 'holding', 'waiting', 'done', 'dead', 'bytes', 'busy', 'results', 'bounded', 'paths')
 local state = get(1, 'state')
 if not state then return {UNKNOWN} end
 if has_ended(state) then return {ENDED, state} end
@@ -109,12 +109,19 @@ if sent == tonumber(ARGV[5]) then
     code = FULL
     redis.call('HINCRBY', key(1, JOB), 'blocked', 1)
   else
+    local made = 0
     for number = 1, n do
+      made = made + ARGV[at + 2]
       local path = step(path_of(counts, counts[START], counts[START] + 1), sent + number - 1, sent + number, false)
       send_part(1, way, path, ARGV[at + 1], tonumber(ARGV[at + 2]), ARGV[at + 3])
       at = at + 3
     end
     say()
+    if is_recorded(1) then
+      local told = told_of(1, counts)
+      told.made, told.ticket = made, ARGV[1]
+      note(1, 'emitted', mine, told)
+    end
     counts[PARTS], counts[SKIP] = sent + n, tonumber(ARGV[6])
     redis.call('HSET', key(1, CHUNKS), mine, pack_chunk(counts, string.sub(value, counts[PAYLOAD])))
   end

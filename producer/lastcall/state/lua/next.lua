@@ -125,9 +125,8 @@ if #ids > 0 then
     if not hand[id] then
       claimed = claimed + n
       if is_recorded(1) then
-        local told = told_of(counts)
-        told.ticket = ticket
-        note(1, 'started', id, told)
+        local attempt = counts[CRASHES] + counts[LOSSES] + counts[RAISES] + 1
+        note(1, 'started', id, {items = n, first = counts[START], attempt = attempt, ticket = ticket})
       end
       if is_suspect(1, counts) then
         add(1, 'suspects', -1)

@@ -70,7 +70,7 @@ for at = 5, #ARGV, 2 do
     if get(1, 'flow') and get(1, 'paths') == '1' then path = (items + put) .. ':' .. (items + put + n) .. ':0' end
     chunks[#chunks + 1] = pack_chunk({n, 0, 0, 0, 0, path ~= '' and n or 0, 0, 0, path}, payload)
     ids[#ids + 1] = id
-    if is_recorded(1) then note(1, 'put', id, {items = n, path = path, said = ARGV[1]}) end
+    if is_recorded(1) then note(1, 'put', id, {items = n, path = path, exact = path ~= '' or nil, said = ARGV[1]}) end
     put, bytes, seq = put + n, bytes + #payload, this
   end
 end
