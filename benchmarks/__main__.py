@@ -14,6 +14,7 @@ from benchmarks import (
     efficiency,
     events,
     flows,
+    history,
     joblib,
     latency,
     map,
@@ -36,6 +37,7 @@ BENCHMARKS: dict[str, Callable[[Stand], list[Row]]] = {
     "joblib": joblib.run,
     "aside": aside.run,
     "flows": flows.run,
+    "history": history.run,
 }
 
 
