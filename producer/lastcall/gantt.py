@@ -98,6 +98,7 @@ def _draw(events: Iterable[Event], title: str, stages: Sequence[str]) -> tuple[F
     lanes: defaultdict[tuple[str, str], list[Event]] = defaultdict(list)
     for chunk in chunks:
         lanes[chunk.worker, chunk.slot].append(chunk)
+    rows = sorted(lanes, key=lambda lane: (lane[0], [int(number) for number in re.findall(r"\d+", lane[1])], lane[1]))
     told: list[str] = []
     row_in = min(_ROW_IN, _MOST_IN / len(lanes))
     with _style():
@@ -105,7 +106,7 @@ def _draw(events: Iterable[Event], title: str, stages: Sequence[str]) -> tuple[F
         axes = figure.add_subplot()
         colours = mpl.colormaps["tab10" if len(names) <= 10 else "tab20"]
         colour_of = {name: colours(number % colours.N) for number, name in enumerate(names)}
-        for row, lane in enumerate(sorted(lanes)):
+        for row, lane in enumerate(rows):
             for bar in _bars(lanes[lane], began_ms, width_s / _PIECES):
                 height = 0.8 * 0.6**bar.depth
                 wide = bar.ended_s - bar.began_s > 4 * width_s / _PIECES
@@ -115,7 +116,7 @@ def _draw(events: Iterable[Event], title: str, stages: Sequence[str]) -> tuple[F
                     edgecolor="white", linewidth=0.4 if wide or bar.depth else 0, zorder=2 + bar.depth,
                 ))  # fmt: skip
                 told.append(bar.told)
-        labels = [f"{worker} {slot}" for worker, slot in sorted(lanes)]
+        labels = [f"{worker} {slot}" for worker, slot in rows]
         axes.set_yticks(range(len(lanes)), labels, parse_math=False)
         axes.set_ylim(len(lanes) - 0.5, -0.5)
         axes.set_xlim(0, width_s * 1.01)

@@ -13,7 +13,7 @@ from lastcall.errors import LastcallError
 from lastcall.version import __version__
 
 COMMANDS = (
-    "demo", "worker", "flower", "map", "status", "cancel", "dead", "trace", "replay", "gantt", "secrets",
+    "map", "demo", "worker", "flower", "status", "cancel", "dead", "trace", "replay", "gantt", "secrets",
 )  # fmt: skip
 
 
