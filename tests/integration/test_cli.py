@@ -127,15 +127,15 @@ def test_status_prints_plain_lines_in_a_pipe(quiet: Cluster) -> None:
         parse = "census/parse OPEN producers=1 ready=0 leased=0 delayed=0 done=0 dead=0 cancelled=0 put=0"
         bun = "table OPEN producers=1 ready=1 leased=0 delayed=0 done=0 dead=0 cancelled=0 put=1"
         none = "no live worker: start one with: lastcall worker\n"
-        assert got[""] == (0, f"{parse}\n{read}\n{bun}\n", none)
-        assert got["census"] == (0, f"{parse}\n{read}\n", none)
+        assert got[""] == (0, f"{read}\n{parse}\n{bun}\n", none)
+        assert got["census"] == (0, f"{read}\n{parse}\n", none)
         assert got["census/read"] == (0, f"{read}\n", none)
         code, out_text, err = got["--json"]
         assert (code, err) == (0, "")
         told: Any = json.loads(out_text)
-        assert [queue["address"] for queue in told["queues"]] == ["census/parse", "census/read", "table"]
-        assert (told["queues"][1]["ready"], told["queues"][1]["state"], told["workers"]) == (2, "OPEN", [])
-        assert told["queues"][1]["producers"][0]["name"] == "walker"
+        assert [queue["address"] for queue in told["queues"]] == ["census/read", "census/parse", "table"]
+        assert (told["queues"][0]["ready"], told["queues"][0]["state"], told["workers"]) == (2, "OPEN", [])
+        assert told["queues"][0]["producers"][0]["name"] == "walker"
         assert told["refused_envelopes"] == {}
         assert len(json.loads(got["--json census"][1])["queues"]) == 2
 

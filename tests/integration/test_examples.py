@@ -140,28 +140,6 @@ def test_flows(cluster: Cluster) -> None:
     ]
 
 
-def test_the_program_in_the_page_about_history(cluster: Cluster, tmp_path: Path) -> None:
-    (program,) = re.findall(r"```python\n(.*?)```", (ROOT / "docs/history.md").read_text(encoding="utf-8"), re.DOTALL)
-    script = tmp_path / "program.py"
-    script.write_text(program, encoding="utf-8")
-    assert run(str(script), cluster) == [
-        "item 3: ValueError: could not convert string to float: 'free'",
-        "[0.0, 1.0, 2.0, 4.0]",
-        "fetch done 3",
-        "price failed {'number': 3, 'price': 'free'}",
-    ]
-
-
-def test_modes(cluster: Cluster, tmp_path: Path) -> None:
-    lines = run("modes.py", cluster, str(tmp_path / "drawn"))
-    chunks = {line.split()[0]: int(line.split()[3]) for line in lines}
-    assert chunks == {"serial": 36, "horizontal": 36, "vertical": 12, "streaming": 36, "auto": 12}
-    for mode in chunks:
-        text = (tmp_path / "drawn" / f"{mode}.svg").read_text(encoding="utf-8")
-        assert f">{mode}: " in text
-        assert (">fetch<" in text) == (chunks[mode] == 36)
-
-
 def test_the_program_in_the_page_about_flows(cluster: Cluster, tmp_path: Path) -> None:
     (program,) = re.findall(r"```python\n(.*?)```", (ROOT / "docs/flows.md").read_text(encoding="utf-8"), re.DOTALL)
     script = tmp_path / "program.py"

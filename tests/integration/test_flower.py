@@ -237,6 +237,19 @@ def test_queues_that_have_not_ended_come_first_and_few_of_the_others_are_kept(cl
         assert "live" in [queue["address"] for queue in told[: states.count(False)]]
 
 
+def test_the_stages_of_a_job_are_together_and_in_their_order(client: Client, server: Server) -> None:
+    watch = Watch(server.client())
+    into: Any = None
+    for stage in ("zeta", "beta", "alpha", "gamma"):  # the last one first
+        into = client.queue(stage, abs, job="chain", into=into)
+        client.queue(f"between-{stage}")
+    addresses = [queue["address"] for queue in watch.look()["queues"]]
+    chain = [address for address in addresses if address.startswith("chain/")]
+    at = addresses.index(chain[0])
+    assert chain == [f"chain/{stage}" for stage in ("gamma", "alpha", "beta", "zeta")]
+    assert addresses[at : at + 4] == chain
+
+
 def test_every_call_is_listed_by_name(flower: Flower, client: Client, server: Server) -> None:
     worker = ["worker", "-P", "solo", "-n", "gardener@here"]
     with Process(worker, environment(server), r"gardener@here ready"):

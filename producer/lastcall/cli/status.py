@@ -16,6 +16,7 @@ from lastcall.connect import connect
 from lastcall.errors import LastcallError, UnknownJob
 from lastcall.progress import Progress
 from lastcall.registry import Registry
+from lastcall.stages import in_order
 from lastcall.state import keys
 from lastcall.state.ledger import Ledger, Status, jobs, queues_of, split
 
@@ -79,7 +80,7 @@ def _look(redis: Redis, names: Iterable[str], ended_too: bool) -> list[Status]:
                 continue
             if ended_too or not status.ended:
                 statuses.append(status)
-    return sorted(statuses, key=lambda status: (status.created_ms, status.job, status.name))
+    return in_order(statuses, key=lambda job: (min(status.created_ms for status in job), job[0].job))
 
 
 def _addresses(redis: Redis, ended_too: bool) -> Iterator[tuple[str, str]]:

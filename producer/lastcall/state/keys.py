@@ -27,8 +27,8 @@ PARTS = (
     "bell",  # LIST    one token a waiting slot or consumer that shall look again
     "room",  # LIST    (of the job) one token a blocked producer that shall try again
     "job",  # HASH    (of the job) its queues, how many are open, blocked producers; ends to be told; what lies aside
-    "events",  # STREAM  (of the job) what happened: history.py; the oldest go first
-    "failures",  # STREAM  (of the job) what failed, was tried again, given up or returned, kept whole
+    "events",  # STREAM  (of the job) what happened: history.py; the oldest go first, beyond 10,000 or some 64 MB
+    "failures",  # STREAM  (of the job) what failed, was tried again, given up or returned: all of it
 )
 _OF_THE_JOB = {"room", "job", "events", "failures"}
 

@@ -140,12 +140,10 @@ class Note(NamedTuple):
 
     def args(self) -> tuple[str, str, bytes]:
         ago_us = int((time.perf_counter() - self.ended) * 1e6)
-        # Of a path that is no UTF-8, say, an exception's text has what UTF-8 does not.
-        # Without the format's type for bytes, which scripts do not know.
-        told = msgpack.packb(
-            {**self.told, "ago": ago_us}, default=str, unicode_errors="backslashreplace", use_bin_type=False
-        )
-        return self.kind, self.id, told
+        told = {**self.told, "ago": ago_us}
+        # A traceback may have what UTF-8 has not, of a path, say; and what bytes are, scripts don't know.
+        packed = msgpack.packb(told, default=str, unicode_errors="backslashreplace", use_bin_type=False)
+        return self.kind, self.id, packed
 
 
 class Segment(NamedTuple):

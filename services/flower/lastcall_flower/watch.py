@@ -6,6 +6,7 @@ import asyncio
 import dataclasses
 import logging
 import threading
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any, Final
 
 from redis.exceptions import RedisError
@@ -13,6 +14,7 @@ from tornado.ioloop import PeriodicCallback
 
 from lastcall.errors import LastcallError
 from lastcall.registry import Registry
+from lastcall.stages import in_order
 from lastcall.state import keys
 from lastcall.state.ledger import Ledger, Status, shown, split
 
@@ -54,7 +56,8 @@ class Watch:
         loop.add_callback(self._timer.start)
 
     def look(self) -> dict[str, Any]:
-        """Queues, those that have not ended first, the newest of each kind first; and workers.
+        """Jobs that have not ended first, the newest of each kind first; the queues of each, upstream first; and
+        workers.
 
         As `lastcall status --json` tells them, each queue with `ended` and its lost producers' names besides.
         Raises redis-py's errors.
@@ -69,9 +72,9 @@ class Watch:
                 statuses.append(Ledger(self._redis, job, [name]).status())
             except LastcallError:  # it has expired
                 continue
-        statuses.sort(key=lambda status: (status.ended, -status.created_ms, status.job, status.name))
-        live = sum(not status.ended for status in statuses)
-        statuses = statuses[: live + MOST_ENDED]
+        statuses = in_order(statuses, key=_newest_first)
+        live = {status.job for status in statuses if not status.ended}
+        statuses = statuses[: sum(status.job in live for status in statuses) + MOST_ENDED]
         with self._lock:
             self._known -= set(known) - {f"{status.job}/{status.name}" for status in statuses}
         return {
@@ -83,6 +86,10 @@ class Watch:
         addresses: Any = self._redis.hkeys(keys.QUEUES)
         with self._lock:
             self._known |= {address.decode() for address in addresses}
+
+
+def _newest_first(job: Sequence[Status]) -> tuple[bool, int, str]:
+    return all(status.ended for status in job), -max(status.created_ms for status in job), job[0].job
 
 
 def _told(status: Status) -> dict[str, Any]:
