@@ -126,7 +126,7 @@ def test_status_all_shows_queues_that_have_ended(lonely: Cluster) -> None:
         some, all_of_them = (status(*how, url=lonely.url, key=lonely.key) for how in ([], ["--all"]))
     assert [line.split()[:2] for line in some.stdout.splitlines()] == [["open", "NEW"]]
     assert [line.split()[:2] for line in all_of_them.stdout.splitlines()] == [
-        ["over", "CANCELLED"], ["linked/a", "INCOMPLETE"], ["linked/b", "CANCELLED"], ["open", "NEW"],
+        ["over", "CANCELLED"], ["linked/b", "CANCELLED"], ["linked/a", "INCOMPLETE"], ["open", "NEW"],
         ["a:", "producer"],
     ]  # fmt: skip
 
