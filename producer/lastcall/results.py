@@ -15,7 +15,7 @@ from lastcall.letters import given_up
 from lastcall.outcome import pack_error, unpack_error
 from lastcall.payload import Outcome, open_outcome
 from lastcall.steps import Failed
-from lastcall.waiting import AWAY, Deadline, Outage, Patience, describe, raise_for, status_of, warn_of_loop
+from lastcall.waiting import AWAY, Deadline, Outage, Patience, raise_for, status_of, warn_of_loop
 
 if TYPE_CHECKING:
     from lastcall.connection import Connection
@@ -168,12 +168,7 @@ class Reader:
 
     def describe(self) -> str:
         """What is waited for, for the message of a timeout."""
-        if not self._outage:
-            try:
-                return describe(self._connection, self._ledger.status())
-            except AWAY:
-                pass
-        return f"queue {self._ledger.shown}: {self._outage}"
+        return self._outage.describe(self._ledger)
 
     def ack(self, items: int) -> None:
         """All that was read may be removed. items: since the last time."""

@@ -127,6 +127,15 @@ class Outage:
         """It answered."""
         self._since = None
 
+    def describe(self, ledger: Ledger) -> str:
+        """What a queue waits for, in words: the server, while it is away."""
+        if not self:
+            try:
+                return describe(self._connection, ledger.status())
+            except AWAY:
+                pass
+        return f"queue {ledger.shown}: {self}"
+
     def __str__(self) -> str:
         away_s = time.monotonic() - (self._since or time.monotonic())
         return f"the server at {self._connection.settings.redacted_url} {self._how} for {away_s:.0f} s"

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Generic, TypeVar
 from lastcall.aio.helping import Waiting
 from lastcall.consumer import Consumer
 from lastcall.errors import Empty
-from lastcall.waiting import AWAY, Deadline, describe
+from lastcall.waiting import AWAY, Deadline
 
 if TYPE_CHECKING:
     from lastcall.aio.link import Link
@@ -50,12 +50,7 @@ class _Claiming(Consumer[T]):
             self._at -= 1
 
     def describe(self) -> str:
-        if not self._outage:
-            try:
-                return describe(self._connection, self._ledger.status())
-            except AWAY:
-                pass
-        return f"queue {self._ledger.shown}: {self._outage}"
+        return self._outage.describe(self._ledger)
 
 
 class AsyncConsumer(Generic[T]):
