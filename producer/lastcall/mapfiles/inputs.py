@@ -5,6 +5,7 @@ An item's index is its number over all inputs, from 0, in the order in which the
 
 from __future__ import annotations
 
+import contextlib
 import glob
 import hashlib
 import io
@@ -24,6 +25,7 @@ from lastcall.feed import NotYet
 _JSON = (".jsonl", ".ndjson")
 _WHOLE_BYTES: Final = 16 << 20  # up to here a file is known by what is in it, beyond by its size and time
 _PIPE_S: Final = 0.01  # to wait for a pipe before results are looked at
+_SIGNAL_S: Final = 0.5  # to wait at once: a signal that comes just before is heeded after it
 _READ_BYTES: Final = 1 << 16
 _BAD_AHEAD: Final = 1000  # refused items that wait for results before them
 
@@ -145,7 +147,8 @@ class Pipe(Lines):
 
     def identity(self) -> dict[str, Any]:
         while not self._ended and not self._lines_read:
-            self._read(None)
+            with contextlib.suppress(NotYet):
+                self._read(_SIGNAL_S)
         first = self._lines_read[0].removesuffix(b"\n") if self._lines_read else b""
         return {"json": self._as_json, "first line": hashlib.blake2b(first, digest_size=16).hexdigest()}
 
@@ -159,7 +162,7 @@ class Pipe(Lines):
             self._read(_PIPE_S)
         return self._lines_read.popleft() if self._lines_read else None
 
-    def _read(self, wait_s: float | None) -> None:
+    def _read(self, wait_s: float) -> None:
         if not select.select([self._file], [], [], wait_s)[0]:
             raise NotYet
         data = os.read(self._file.fileno(), _READ_BYTES)
