@@ -27,6 +27,8 @@ _LEAST_S = 0.002  # below which a chunk is not cut for the sake of an even end
 MOST_ITEMS: Final = 10_000
 MOST_BYTES: Final = 4 << 20
 _GROWTH = 8  # times, from one size to the next
+_SURE_S: Final = 0.01  # work up to which a chunk may grow at once: most of what a small one takes is not its items'
+_NEWS: Final = 0.3  # what the latest chunk counts for at least in what an item takes
 
 
 class NotYet(Exception):
@@ -48,16 +50,19 @@ class Sizes:
         self._chunksize = chunksize
         self._size = chunksize or first
         self._item_s = 0.0  # what an item takes
+        self._learned = 0  # from how many
         self._read_s = 0.0  # what it took to read one from the input
 
     def learn(self, busy_us: float, items: int) -> None:
         """So many items took so long: choose the next chunks' size."""
         if not busy_us or not items:
             return
-        item_s = busy_us / 1e6 / items
-        self._item_s = item_s if not self._item_s else 0.7 * self._item_s + 0.3 * item_s
+        news = max(_NEWS, items / (items + self._learned))
+        self._item_s += news * (busy_us / 1e6 / items - self._item_s)
+        self._learned += items
         if self._chunksize is None:
-            self._size = max(1, min(self._fitting(), self._size * _GROWTH, self._most))
+            grown = max(self._size * _GROWTH, int(_SURE_S / self._item_s))
+            self._size = max(1, min(self._fitting(), grown, self._most))
 
     def grow(self) -> None:
         """The next chunks may be larger: nothing tells what items take, and it is of no matter."""
@@ -75,8 +80,10 @@ class Sizes:
 
     @property
     def grown(self) -> bool:
-        """Whether chunks are as large as what an item takes lets them be."""
-        return self._chunksize is not None or (self._item_s > 0 and self._size >= min(self._fitting(), self._most))
+        """Whether chunks are as large as what an item takes lets them be, which a chunk's worth of items has told."""
+        if self._chunksize is not None:
+            return True
+        return self._learned >= self._size >= min(self._fitting(), self._most)
 
     def next(self, slots: int) -> int:
         """Of the next chunk."""

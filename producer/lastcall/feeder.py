@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 FEEDER: Final = "input"  # the producer's name
 
 _ROOM_S = 1.0  # how long to wait for the room bell before looking again
-_LOOK_S = 0.002  # how long to wait, at first, for what tells how large chunks are to be
+_LOOK_S = 0.001  # how long to wait, at first, for what tells how large chunks are to be
 _MOST_LOOK_S = 0.1
 _GATHERED = 1_000  # items of a chunk for a gather
 _READY = 8  # chunks a slot that wait for one, at most
@@ -57,7 +57,11 @@ class Feeder:
             items = self._ahead = Ahead(items, most, f"lastcall-input-{first.job}")
         self._feed = Feed(connection, first._ledger, first.workers, FEEDER, items, self._sizes)
         self._stopped = threading.Event()
-        self._known = 0  # items done, when that was looked at last
+        self._news = threading.Event()  # results have come, or it is stopped
+        # When something was learned last: items that had been put, those that were through all queues, and what each
+        # queue had done in how many microseconds.
+        self._taken, self._through = 0, 0.0
+        self._done = [(0, 0)] * len(works)
         # Not one that holds on to the job: that ends when nobody refers to it.
         self._thread = threading.Thread(target=self._run, name=f"lastcall-feeder-{first.job}", daemon=True)
         self._thread.start()
@@ -68,9 +72,14 @@ class Feeder:
         own = self._thread if self._ahead is None else self._ahead.thread
         return threading.current_thread() is own
 
+    def look(self) -> None:
+        """Results have come: the slots may have need of more."""
+        self._news.set()
+
     def stop(self, wait_s: float = 0.0) -> None:
         """Put no more: unless all was put, the queue counts its producer as lost."""
         self._stopped.set()
+        self._news.set()
         if self._ahead is not None:
             self._ahead.close()
         if not self.is_here:
@@ -142,17 +151,14 @@ class Feeder:
         if not self._works:  # a gather is first, which takes together what came, of any size
             sizes.grow()
             return _READY * slots
-        pause_s = _LOOK_S
+        pause_s = _LOOK_S * len(self._works)  # it takes the longer to be through
         while not self._stopped.is_set():
             try:
-                ready, cost_us, known = self._measure()
+                ready, through = self._measure()
             except AWAY as error:
                 feed.outage.bear(error)
                 continue
-            if known > self._known:
-                self._known = known
-                sizes.learn(cost_us, 1)
-            if not known:
+            if not through:
                 room = 2 * slots + 1 - feed.seq  # all that there is, until it is known what they take
             elif not sizes.grown:
                 room = 2 * slots + 1 - ready
@@ -160,30 +166,39 @@ class Feeder:
                 room = _READY * slots * len(self._works) - ready
             if room > 0:
                 return room
-            self._stopped.wait(pause_s)
-            pause_s = min(max(2 * pause_s, sizes.chunk_s), _MOST_LOOK_S)
+            self._news.wait(pause_s)
+            self._news.clear()
+            # Slots that have no more than small chunks wait for larger ones.
+            longer_s = max(2 * pause_s, sizes.chunk_s) if sizes.grown else max(1.2 * pause_s, sizes.chunk_s / 4)
+            pause_s = min(longer_s, _MOST_LOOK_S)
         return 0
 
-    def _measure(self) -> tuple[int, float, int]:
-        """Chunks that wait for a slot; what an item of the input takes where it takes longest (in microseconds); from
-        how many items that is known, 0 while there is a queue that has some and has done none."""
+    def _measure(self) -> tuple[int, float]:
+        """Chunks that wait for a slot, and how many items of the input are through all queues. Learns what an item
+        takes, where it takes longest, from chunks of the present size."""
         job = self._first.job
         pipeline = self._connection.redis.pipeline(transaction=False)
         for queue in self._works:
             pipeline.hmget(keys.of_queue(job, queue.name, "meta"), "put", "busy", "done", "dead")
             pipeline.llen(keys.of_queue(job, queue.name, "ready"))
         replies: list[Any] = pipeline.execute()
-        ready, known, most_us, source = sum(replies[1::2]), 0, 0.0, 0
-        for at, counts in enumerate(replies[::2]):
-            put, busy, done, dead = (int(count or 0) for count in counts)
-            processed = done + dead
-            if put and not processed:
-                return ready, 0.0, 0
-            source = source or processed
-            if processed:
-                most_us = max(most_us, busy / processed * (put / max(source, 1) if at else 1.0))
-            known += processed
-        return ready, most_us, known
+        ready, through, source, most_us = sum(replies[1::2]), 0.0, 0, 0.0
+        done = []
+        for at, (counts, (before, busy_before)) in enumerate(zip(replies[::2], self._done, strict=True)):
+            put, busy, *processed = (int(count or 0) for count in counts)
+            items = sum(processed)
+            done.append((items, busy))
+            if at == 0:
+                through, source = float(items), items
+            elif put:  # else nothing has come to it so far, perhaps since all is filtered out before
+                through *= items / put
+            if items > before:
+                most_us = max(most_us, (busy - busy_before) / (items - before) * (put / max(source, 1) if at else 1.0))
+        if through > self._taken:
+            new = through - self._through
+            self._sizes.learn(most_us * new, max(1, round(new)))
+            self._taken, self._through, self._done = self._feed.taken, through, done
+        return ready, through
 
     def _wait_for_room(self) -> None:
         try:

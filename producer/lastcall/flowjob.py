@@ -61,7 +61,7 @@ class FlowJob(Job):
     ) -> None:  # fmt: skip
         one_of("record", record, [level for level in RECORD if level != OFF])
         plans = planned(flow, mode, on_error)
-        window = _checked_window(window, mode, plans)
+        self._window = window = _checked_window(window, mode, plans)
         self._results = results or ("once" if job is None else "keep")
         one_of("results", self._results, RESULTS)
         if self._results == "discard" and on_error != "dead":
@@ -146,6 +146,18 @@ class FlowJob(Job):
         """Whether all of the input is put, or none of it will be any more."""
         return self.feeder is None or self.feeder.fed.is_set()
 
+    def check_fed(self) -> None:
+        """Raises what the input raised."""
+        if self.feeder is not None and self.feeder.error is not None:
+            raise self.feeder.error
+
+    def check_reduced(self) -> None:
+        """All its queues have ended: raises NothingToReduce."""
+        needy = {plan.name for plan in self._plans if plan.reduces_nothing}
+        for status in self.status() if needy else ():
+            if status.name in needy and not status.put:
+                raise NothingToReduce(status.name)
+
     def wait(self, timeout: float | None = None) -> list[Status]:
         """Block until all its queues have ended. timeout: seconds.
 
@@ -168,7 +180,8 @@ class FlowJob(Job):
                 self._check_read()
         for status in statuses:
             raise_for(status)
-        self._check_end(statuses)
+        self.check_fed()
+        self.check_reduced()
         return statuses
 
     @reaching
@@ -190,8 +203,7 @@ class FlowJob(Job):
             if deadline.passed:
                 raise WaitTimeout(f"the input of job {self.id} to be put", deadline.waited_s)
             self._check_read()
-        if feeder is not None and feeder.error is not None:
-            raise feeder.error
+        self.check_fed()
         self._detached = True
         return self.id
 
@@ -297,15 +309,6 @@ class FlowJob(Job):
         self._stuck = (stuck, self._stuck[1] + 1 if stuck == self._stuck[0] else 0)
         if stuck and self._stuck[1] >= _STUCK:
             raise ResultsUnread(self.id, stuck)
-
-    def _check_end(self, statuses: Sequence[Status]) -> None:
-        """Raises what the input raised, and NothingToReduce."""
-        if self.feeder is not None and self.feeder.error is not None:
-            raise self.feeder.error
-        reduced = {status.name: status for status in statuses}
-        for plan in self._plans:
-            if plan.reduces_nothing and plan.name in reduced and not reduced[plan.name].put:
-                raise NothingToReduce(plan.name)
 
 
 def _policy(options: Options) -> Told:

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Generator, Iterator, Sequence
-from typing import TYPE_CHECKING, Any
+import itertools
+from collections.abc import Generator, Sequence
+from typing import TYPE_CHECKING, Any, Final
 
 from lastcall.errors import DeadLetters
 from lastcall.map import Failure, of_item
@@ -17,24 +18,29 @@ if TYPE_CHECKING:
     from lastcall.flowjob import FlowJob
     from lastcall.payload import Outcome
 
+_OWED: Final = 8  # a part of the window, which results may take that were handed out and are not acknowledged
 
-class FlowResults(Iterator[Any]):
+
+class FlowResults(itertools.chain[Any]):
     """The results of a flow's job; made by job.results(). cursor: where another call would go on.
 
     Of results that travelled together, all come again there until the last one was handed out.
     """
 
-    def __init__(self, job: FlowJob, timeout: float | None, cursor: str) -> None:
+    # What hands them out one by one is itertools', which takes no time.
+    _reader: Reader
+    _runs: Generator[Sequence[Any], None, None]
+
+    def __new__(cls, job: FlowJob, timeout: float | None, cursor: str) -> FlowResults:
         last = job._made[-1]._ledger
         once = job._results == "once"
-        self._reader = Reader(job._connection, last, once=once, cursor=cursor, upstream=job._upstream)
-        self._values = _values(job, self._reader, timeout)
-
-    def __iter__(self) -> FlowResults:
+        reader = Reader(
+            job._connection, last, once=once, cursor=cursor, upstream=job._upstream, owes=job._window // _OWED
+        )
+        runs = _runs(job, reader, timeout)
+        self: FlowResults = cls.from_iterable(runs)  # type: ignore[assignment]  # it is one of this class
+        self._reader, self._runs = reader, runs
         return self
-
-    def __next__(self) -> Any:
-        return next(self._values)
 
     @property
     def cursor(self) -> str:
@@ -42,24 +48,26 @@ class FlowResults(Iterator[Any]):
 
     def close(self) -> None:
         """Read no more."""
-        self._values.close()
+        self._runs.close()
 
 
 # Not a method: its frame would hold the iterator, which then were not closed as soon as nobody refers to it.
-def _values(job: FlowJob, reader: Reader, timeout: float | None) -> Generator[Any, None, None]:
+def _runs(job: FlowJob, reader: Reader, timeout: float | None) -> Generator[Sequence[Any], None, None]:
     with contextlib.closing(reader.entries(timeout)) as entries:
         for together in entries:
+            if job.feeder is not None:
+                job.feeder.look()
             values, error = handed(job, together)
             if error is not None:
-                yield from values
+                yield values
                 job.cancel()
                 raise error
             if values:
                 last = values.pop()
-                yield from values
+                yield values
                 # Before the last one: whoever has it may ask for no more.
                 reader.passed(together)
-                yield last
+                yield (last,)
             else:
                 reader.passed(together)
     check_end(job, reader)
@@ -69,22 +77,26 @@ def handed(job: FlowJob, entries: Sequence[Entry]) -> tuple[list[Any], BaseExcep
     """What is handed out of these entries; and the error behind that with which the job ends, if there is one."""
     values: list[Any] = []
     for entry in entries:
-        for value in values_of(entry, job._guarded, job._keyed, job._on_error):
-            if job._on_error == "stop" and type(value) is Failure:
-                return values, value.error
-            values.append(value)
+        found = values_of(entry, job._guarded, job._keyed, job._on_error)
+        if job._on_error == "stop" and found is not entry.outcome.values:
+            for value in found:
+                if type(value) is Failure:
+                    return values, value.error
+                values.append(value)
+        else:
+            values.extend(found)
     return values, None
 
 
 def check_end(job: FlowJob, reader: Reader) -> None:
     """All was read: raises what went wrong."""
     job._ended = True
-    statuses = job.status()
+    job.check_fed()
     if reader.ended != "DRAINED":
-        for status in statuses:
+        for status in job.status():
             with contextlib.suppress(DeadLetters):
                 raise_for(status)
-    job._check_end(statuses)
+    job.check_reduced()
 
 
 def _error(outcome: Outcome, at: int, keyed: bool) -> BaseException:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import itertools
+import time
 from collections.abc import Generator, Iterable, Iterator, Sequence
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -22,6 +23,7 @@ if TYPE_CHECKING:
     from lastcall.state.ledger import Ledger
 
 _LOOK_S = 1.0
+_OWED_S = 0.05  # for which what was handed out may be left unacknowledged
 _ENTRIES = 100
 _NONE = Outcome(0, [], {})
 
@@ -62,13 +64,14 @@ class Reader:
 
     cursor: "" or where an earlier reader stood: behind the last entry that was handed out as a whole.
     once: the queue has results="once": what was handed out, or `ack()` says, is removed, and makes room for producers.
-    upstream: queues that feed it, which may be the ones that nobody serves. After the last entry `ended` is the queue's
-    state.
+    owes: items that it may leave unacknowledged for some milliseconds. upstream: queues that feed it, which may be the
+    ones that nobody serves. After the last entry `ended` is the queue's state.
     """
 
     def __init__(
-        self, connection: Connection, ledger: Ledger, *, once: bool, cursor: str = "", upstream: Sequence[Ledger] = ()
-    ) -> None:
+        self, connection: Connection, ledger: Ledger, *,
+        once: bool, cursor: str = "", upstream: Sequence[Ledger] = (), owes: int = 0,
+    ) -> None:  # fmt: skip
         self.cursor = cursor or "0-0"
         self.ended = ""
         self._connection = connection
@@ -78,6 +81,8 @@ class Reader:
         self._patience = Patience(connection)
         self._upstream = [(connection.asked(one), Patience(connection)) for one in upstream]
         self._once = once
+        self._owes = owes
+        self._acked_at = 0.0  # when that was last done
         self._unacked = 0  # items
         self._unconfirmed: tuple[str, int] | None = None
 
@@ -139,14 +144,16 @@ class Reader:
             deadline = Deadline(timeout_s)
             try:
                 while not self.ended:
-                    entries = self.read(max(deadline.left(_LOOK_S), 0.001))
+                    entries = self.read(max(deadline.left(_OWED_S if self.owes else _LOOK_S), 0.001))
                     for _, together in itertools.groupby(entries, key=lambda entry: entry.at):
                         yield list(together)
-                    if entries:
+                    if not entries or self._unacked > self._owes or time.monotonic() > self._acked_at + _OWED_S:
                         self._ack(self.cursor)
+                    if entries:
                         deadline = Deadline(timeout_s)
                     elif deadline.passed and not self.ended:
                         raise WaitTimeout(f"results of {self.describe()}", deadline.waited_s)
+                self._ack(self.cursor)
             except GeneratorExit:
                 with contextlib.suppress(RedisError, LastcallError):  # then it is read again, by the next reader
                     self._ack(self.cursor)
@@ -183,14 +190,14 @@ class Reader:
                 self._ledger.ack(*self._unconfirmed)
             except AWAY:
                 return  # the next read tells; said again as it was, it does not count twice
-            self._unconfirmed = None
+            self._unconfirmed, self._acked_at = None, time.monotonic()
 
     def _ask(self, block_s: float) -> Any:
-        return self._connection.asking.xread(
-            {self._ledger.results_key: self._read_to},
-            count=_ENTRIES,
-            block=max(1, int(block_s * 1000)) if block_s > 0 else None,
-        )
+        # Not by xread(), which takes longer to look at its arguments than the server to answer.
+        wait = ("BLOCK", max(1, int(block_s * 1000))) if block_s > 0 else ()
+        where = ("STREAMS", self._ledger.results_key, self._read_to)
+        execute: Any = self._connection.asking.execute_command
+        return execute("XREAD", "COUNT", _ENTRIES, *wait, *where)
 
     def _open(self, at: str, chunk: str, data: bytes) -> Entry:
         ledger, sealer = self._ledger, self._connection.sealer

@@ -91,7 +91,8 @@ class AsyncFlowJob(AsyncJob):
                 await threads.ask(flow._check_read)
         for status in statuses:
             raise_for(status)
-        flow._check_end(statuses)
+        flow.check_fed()
+        await threads.ask(flow.check_reduced)
         return statuses
 
     async def cancel(self) -> list[Status]:
