@@ -447,9 +447,9 @@ class Queue:
             self.ready.append(chunk)
             del self.delayed[chunk.id]
 
-    def release(self, ticket: str, *, crashed: bool, processed: int, cap: int) -> list[str]:
+    def release(self, ticket: str, *, crashed: bool, processed: int, cap: int) -> list[str] | None:
         if self.ended or ticket not in self.tickets:
-            return []
+            return None
         self._give_back(ticket, "crash" if crashed else "return", processed)
         self._settle()
         return [] if self.ended else self._mint(cap)

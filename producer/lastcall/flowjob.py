@@ -256,6 +256,7 @@ class FlowJob(Job):
                     batch_timeout_s=plan.timeout_s or None,
                     reduce=plan.gather == REDUCE,
                     rate=plan.options.rate,
+                    head=plans[0].name if len(plans) > 1 else "",
                 ),
             )  # fmt: skip
             self._made.insert(0, into)

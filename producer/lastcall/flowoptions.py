@@ -28,6 +28,7 @@ class FlowOptions:
     after which a shorter one goes, too.
     reduce: its function is one of two arguments, by which all items of it become one.
     rate: items a second, in the whole cluster.
+    head: the flow's first queue, "" for none: slots of its queues move from one to the other.
     """
 
     paths: bool = False
@@ -40,6 +41,7 @@ class FlowOptions:
     batch_timeout_s: float | None = None
     reduce: bool = False
     rate: float | None = None
+    head: str = ""
 
     def __post_init__(self) -> None:
         if self.batch is not None:
@@ -72,4 +74,5 @@ class FlowOptions:
             "barrier": int(self.barrier),
             "gather": self.gather,
             "rate": repr(float(self.rate)) if self.rate is not None else "0",
+            "head": self.head,
         }

@@ -259,7 +259,7 @@ class Guardian:
             "--port", "0",
             "--unixsocket", self.socket, "--unixsocketperm", "700",
             "--dir", directory, "--save", "", "--appendonly", "no",
-            "--maxmemory-policy", "noeviction",
+            "--maxmemory-policy", "noeviction", "--hz", "100",  # an idle server ends waits a tick late
             "--daemonize", "no", "--supervised", "no",
         ]
         # fmt: on

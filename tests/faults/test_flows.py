@@ -13,6 +13,10 @@ from typing import Any
 import pytest
 
 from lastcall import Flow, batch, errors, reduce, stage
+from lastcall.connect import connect
+from lastcall.history import History
+from lastcall.settings import Settings
+from lastcall.state import keys
 from tests.conftest import Cluster
 from tests.functions import Gate
 from tests.workers import ROOT, Worker, environment, until
@@ -72,6 +76,46 @@ def test_a_source_goes_on_where_it_was_when_its_slot_was_killed(cluster: Cluster
         (pid,) = gate.begun()
         os.kill(int(pid), signal.SIGKILL)
         assert sorted(job.results(timeout=60), key=int) == [str(n) for n in range(200)]
+
+
+class Dies:
+    """Kills its process the first time, once a test lets it."""
+
+    def __init__(self, gate: Gate, flag: str) -> None:
+        self.gate, self.flag = gate, flag
+
+    def __call__(self, n: int) -> int:
+        if not Path(self.flag).exists():
+            Path(self.flag).touch()
+            self.gate(n)
+            os.kill(os.getpid(), signal.SIGKILL)
+        return n
+
+
+def test_what_a_slot_holds_that_has_moved_is_renewed_and_given_back_at_once(
+    server: Any, tmp_path: Path, name: str
+) -> None:
+    key, lease_s = "a key of this test alone", 0.6
+    lonely = Cluster(server, server.unix_url, key)
+    gate = Gate(lonely.url, name)
+    more = {"LASTCALL_LEASE_S": str(lease_s), "LASTCALL_REAP_S": "0.3"}
+    with Worker(lonely.url, key, "cpu", slots=1, more=more) as worker, lonely.client(lease_s=lease_s) as client:
+        worker.ready()
+        job = client.run(Flow(abs) | Dies(gate, str(tmp_path / "flag")), range(20), mode="streaming", job=name)
+        gate.begun()
+        tickets = keys.of_queue(name, "Dies", "tickets")
+        with connect(Settings.load(lonely.url, key)) as redis:
+
+            def deadline() -> float:
+                return max(at for _, at in redis.zrange(tickets, 0, -1, withscores=True))
+
+            began = deadline()
+            assert until(lambda: deadline() > began + 2_000 * lease_s, "the worker to renew the ticket")
+        gate.open()
+        assert sorted(job.results(timeout=60)) == [*range(20)]
+        (returned,) = History(client._open(), name).events("returned")
+        assert returned.said.startswith("crash: ")
+        assert "-" in returned.ticket  # one of its own: the slot came from the stage before
 
 
 PROGRAM = """

@@ -465,3 +465,138 @@ class TestEmit:
         take(first, "1", 0, through(one))
         first.release("2")
         assert [chunk.id for chunk in take(first, "3", -2).chunks] == [two.id]
+
+
+class TestMoving:
+    """Slots of a flow's queues that go from one to the other."""
+
+    @pytest.fixture
+    def queues(self, redis: Redis) -> list[Ledger]:
+        return chain(redis, *((name, FlowOptions(paths=name == "a", head="a")) for name in "abc"))
+
+    def test_a_slot_with_nothing_to_do_moves_to_what_lacks_slots(self, queues: list[Ledger]) -> None:
+        first, second, _ = queues
+        fill(first, 1, 1, leave=False)
+        (chunk,) = take(first, "x").chunks
+        (other,) = take(first, "y").chunks
+        claim = take(first, "x", 1, through(chunk))
+        assert (claim.chunks, claim.wait_ms) == ([], -1)
+        assert first.move("a", "x", "x", "x-1", LONG_MS) == "b"
+        assert [one.items for one in second.next("x-1", "x", LONG_MS, 1).chunks] == [1]
+        assert first.next("x", "x", LONG_MS, 1).lost
+        assert take(first, "y", 0, through(other)).chunks == []
+
+    def test_a_move_whose_reply_was_lost_is_made_once(self, queues: list[Ledger]) -> None:
+        first, second, _ = queues
+        fill(first, 1)
+        (chunk,) = take(first, "x").chunks
+        take(first, "x", 1, through(chunk))
+        for _ in range(2):
+            assert first.move("a", "x", "x", "x-1", LONG_MS) == "b"
+        assert second.status().started == 1
+
+    def test_a_slot_whose_ticket_was_given_up_does_not_move(self, queues: list[Ledger]) -> None:
+        first, second, _ = queues
+        fill(first, 1, leave=False)
+        (chunk,) = take(first, "x").chunks
+        take(first, "x", 1, through(chunk))
+        first.release("x")
+        assert first.move("a", "x", "x", "x-1", LONG_MS) is None
+        assert first.move("a", "x", "another", "x-1", LONG_MS) is None
+        assert second.status().started == 0
+
+    def test_no_ticket_is_issued_where_all_slots_are_in_the_flow(self, queues: list[Ledger]) -> None:
+        first, second, last = queues
+        lease = first.join("filler")
+        first.put("filler", lease.epoch, 1, [(1, b"1"), (1, b"2")], 2)
+        chunks = [take(first, ticket).chunks[0] for ticket in "xy"]
+        claim = take(first, "x", 1, through(chunks[0]))
+        assert claim.downstream_tickets == []
+        assert (claim.chunks, claim.wait_ms) == ([], -1)
+        assert second.status().tickets == 0
+        # One slot leaves: from now on a message brings another.
+        first.next("x", "x", LONG_MS, 0)
+        assert [(one.queue, len(one.tickets)) for one in first.issue()] == [("b", 1)]
+        assert first.issue() == []
+        claim = take(first, "y", 1, through(chunks[1]))
+        assert len(claim.downstream_tickets) == 1
+        assert last.status().tickets == 0
+
+    def test_a_helper_is_no_slot_of_its_own(self, queues: list[Ledger]) -> None:
+        first, _, _ = queues
+        fill(first, 1, 1, leave=False)
+        (chunk,) = take(first, "x").chunks
+        first.enroll("helper-1", "helper-1", LONG_MS)
+        assert len(take(first, "x", 1, through(chunk)).downstream_tickets) == 1
+
+    def test_who_moves_takes_the_place_of_a_ticket_that_no_slot_has_shown(self, queues: list[Ledger]) -> None:
+        first, second, _ = queues
+        fill(first, 1, 1, leave=False)
+        (chunk,) = take(first, "x").chunks
+        claim = take(first, "x", 1, through(chunk))
+        (sent,) = claim.downstream_tickets  # to another slot, which is elsewhere
+        first.next("x", "x", LONG_MS, 1, completions=[through(claim.chunks[0])], downstream_cap=1)
+        assert second.status().tickets == 1
+        assert first.move("a", "x", "x", "x-1", LONG_MS) == "b"
+        assert second.status().tickets == 1
+        assert second.next(sent, "late", LONG_MS, 1).lost
+
+    def test_a_bound_on_slots_holds_for_those_that_move(self, redis: Redis) -> None:
+        first, second = chain(
+            redis, ("a", FlowOptions(paths=True, head="a")), ("b", FlowOptions(head="a")), max_workers=1
+        )
+        fill(first, 1, 1, leave=False)
+        claims = [take(first, "x").chunks[0]]
+        take(first, "x", 1, through(claims[0]))
+        claims = list(first.next("x", "x", LONG_MS, 1).chunks)
+        first.next("x", "x", LONG_MS, 1, completions=[through(one) for one in claims])
+        assert first.move("a", "x", "x", "x-1", LONG_MS) == "b"
+        take(first, "y", 1)
+        assert first.move("a", "y", "y", "y-1", LONG_MS) == ""
+        assert second.status().tickets == 1
+
+    def test_a_slot_of_a_queue_that_has_ended_moves_on(self, queues: list[Ledger]) -> None:
+        first, second, _ = queues
+        fill(first, 1)
+        (chunk,) = take(first, "x").chunks
+        assert take(first, "x", 1, through(chunk)).ended == "DRAINED"
+        assert first.move("a", "x", "x", "x-1", LONG_MS) == "b"
+        assert second.next("x-1", "x", LONG_MS, 1).chunks
+
+    def test_a_queue_that_has_something_again_is_not_left(self, queues: list[Ledger]) -> None:
+        first, _, _ = queues
+        fill(first, 1, leave=False)
+        (chunk,) = take(first, "x").chunks
+        take(first, "x", 1, through(chunk))
+        fill(first, 1, leave=False)
+        assert first.move("a", "x", "x", "x-1", LONG_MS) == ""
+        assert first.next("x", "x", LONG_MS, 1).chunks
+
+    def test_what_is_put_upstream_calls_slots_that_wait_downstream(self, queues: list[Ledger]) -> None:
+        first, second, last = queues
+        lease = first.join("filler")
+        first.put("filler", lease.epoch, 1, [(1, b"1")], 1)
+        (chunk,) = take(first, "x").chunks
+        take(first, "x", 1, through(chunk))
+        assert first.move("a", "x", "x", "x-1", LONG_MS) == "b"
+        (chunk,) = second.next("x-1", "x", LONG_MS, 1).chunks
+        second.next("x-1", "x", LONG_MS, 1, completions=[through(chunk)], downstream_cap=1)
+        assert first.move("b", "x-1", "x", "x-2", LONG_MS) == "c"
+        (chunk,) = last.next("x-2", "x", LONG_MS, 1).chunks
+        last.next("x-2", "x", LONG_MS, 1, completions=[through(chunk, way=SHOWN)])
+        assert first.move("c", "x-2", "x", "x-3", LONG_MS) == ""
+        assert last.next("x-2", "x", LONG_MS, 1).wait_ms == 0
+        assert first.put("filler", lease.epoch, 2, [(1, b"2")], 1).tickets == []
+        assert last.redis.llen(keys.of_queue("job", "c", "bell")) == 1
+        assert last.next("x-2", "x", LONG_MS, 1).wait_ms == -1
+        assert first.move("c", "x-2", "x", "x-3", LONG_MS) == "a"
+
+    def test_the_reaper_issues_whoever_is_there(self, queues: list[Ledger]) -> None:
+        first, second, _ = queues
+        lease = first.join("filler")
+        first.put("filler", lease.epoch, 1, [(1, b"1")], 1)
+        (chunk,) = take(first, "x").chunks
+        first.next("x", "x", LONG_MS, 1, completions=[through(chunk)], downstream_cap=1)
+        assert second.status().tickets == 0
+        tickets, *_ = second.reap(1, nothing_under_way=True)
+        assert len(tickets) == 1

@@ -54,6 +54,8 @@ class Flow:
             kept = {field: getattr(flow, field) for field in FlowOptions.__dataclass_fields__}
             if at == 0:
                 kept["paths"] = True
+            if len(stages) > 1:
+                kept["head"] = "s0"
             if flow.gather:
                 kept["gated"] = True
             if at == len(stages) - 1:

@@ -230,7 +230,7 @@ class TestStates:
         assert take(queue, ticket).ended == "DRAINED"
         assert queue.enroll("c", "n", LONG_MS) == "DRAINED"
         assert queue.seal() == queue.cancel() == "DRAINED"
-        assert queue.release(ticket, cap=5) == []
+        assert queue.release(ticket, cap=5) is None
         assert queue.renew(LONG_MS, [ticket], [("filler", 1)]) == ([ticket], [])
         assert queue.reap(1, nothing_under_way=True) == ([], [], True)
 
@@ -725,7 +725,7 @@ class TestGivingBack:
         assert ready(queue) == ["1-1", "1-2", "1-3"]
         assert counters(queue) == {"put": 3, "ready": 3}
         assert take(queue, "2").chunks[0].tries == 0
-        assert queue.release(ticket, cap=5) == []  # again: it is not there any more
+        assert queue.release(ticket, cap=5) is None  # again: it is not there any more
 
     def test_ticket_that_holds_nothing_ends(self, redis: Redis) -> None:
         queue = make(redis)
@@ -1356,7 +1356,7 @@ class TestReopening:
         (other,) = put(queue, "p", new.epoch, 1, 1).tickets
         assert other != ticket
         assert take(queue, ticket, 1, *whole(claim)).lost
-        assert queue.release(ticket, cap=5) == []
+        assert queue.release(ticket, cap=5) is None
         assert counters(queue) == {"put": 1, "ready": 1}
         assert ready(queue) != ids(claim)
 

@@ -373,7 +373,7 @@ class LedgerMachine(RuleBasedStateMachine):
             slot.queue, twice, lambda q: q.release(slot.ticket, **kwargs),
             lambda q: q.release(slot.ticket, **kwargs),
         )  # fmt: skip
-        self.queues[slot.queue].sent += tickets
+        self.queues[slot.queue].sent += tickets or []
 
     @precondition(lambda self: any(slot.chunks for slot in self.slots))
     @rule(at=pick, item=pick, delay=st.sampled_from([LONG_MS, None]), cap=caps, twice=sometimes)

@@ -27,6 +27,7 @@ from lastcall.registry import WorkerInfo
 from lastcall.state.ledger import Ledger, split
 from lastcall.tickets import SLOT_TASK
 from lastcall.version import __version__
+from lastcall_worker import moved
 from lastcall_worker.request import wake_loop
 
 if TYPE_CHECKING:
@@ -169,9 +170,13 @@ def end_worker(code: int) -> None:
 def running_tickets(is_frozen: Callable[[int | None], bool] = lambda _: False) -> dict[str, list[str]]:
     """The tickets that this worker's slots run or are about to, by queue address; not those of frozen processes."""
     tickets: dict[str, list[str]] = defaultdict(list)
+    pids = set()
     for request in _requests():
         if request.type == SLOT_TASK and not is_frozen(request.worker_pid):
             tickets[request.args[0]].append(request.args[1])
+            pids.add(request.worker_pid)
+    for held in moved.table.of(pids):
+        tickets[held.address].append(held.ticket)
     return tickets
 
 

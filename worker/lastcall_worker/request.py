@@ -5,9 +5,10 @@ process that runs a slot is lost, and gives back what the slot held.
 from __future__ import annotations
 
 import logging
+import os
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any
 
 from billiard.einfo import ExceptionInfo, ExceptionWithTraceback
@@ -21,6 +22,8 @@ from lastcall.connection import Connection
 from lastcall.errors import LastcallError, UnknownJob
 from lastcall.state.ledger import Ledger, shown, split
 from lastcall.waiting import AWAY
+from lastcall_worker import moved
+from lastcall_worker.moved import Held
 
 if TYPE_CHECKING:
     from lastcall.settings import Settings
@@ -80,10 +83,12 @@ class SlotRequest(Request):
         state.task_ready(self)
         if not self._lost:
             self._lost = True
+            # Read here: the process that takes the place of this one may write there.
+            held = moved.table.of({self.worker_pid}) if self.worker_pid != os.getpid() else []
             # Not here: this is the worker's event loop, which must not wait for Redis.
             threading.Thread(
-                target=give_back,
-                args=(self.app.lastcall_settings, self.address, self.ticket),
+                target=_give_back_all,
+                args=(self.app.lastcall_settings, [Held(self.address, self.ticket), *held]),
                 kwargs={
                     "crashed": state.should_terminate is None,
                     "why": _reason(error),
@@ -91,6 +96,11 @@ class SlotRequest(Request):
                 },
                 name="lastcall-give-back",
             ).start()
+
+
+def _give_back_all(settings: Settings, held: Sequence[Held], **how: Any) -> None:
+    for address, ticket in held:
+        give_back(settings, address, ticket, **how)
 
 
 def give_back(settings: Settings, address: str, ticket: str, *, crashed: bool, why: str, node: str) -> None:
@@ -103,6 +113,8 @@ def give_back(settings: Settings, address: str, ticket: str, *, crashed: bool, w
             ledger = Ledger.open(connection.asking, *split(address))
             celery_queue = ledger.celery_queue()
             tickets = ledger.release(ticket, crashed=crashed, cap=connection.slots(celery_queue), worker=node, why=why)
+            if tickets is None:
+                return  # it was not its ticket any more
             connection.send(celery_queue, address, tickets)
             break
         except UnknownJob:

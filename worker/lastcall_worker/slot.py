@@ -14,7 +14,7 @@ import uuid
 from collections import deque
 from collections.abc import Callable, Sequence
 from contextlib import suppress
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from celery.app.task import Task
 from redis.exceptions import RedisError
@@ -29,6 +29,7 @@ from lastcall.errors import (
     ServerOutOfMemory,
     ServerReadOnly,
     ServerUnreachable,
+    UnknownJob,
 )
 from lastcall.flowoptions import MANY
 from lastcall.letters import write_letter
@@ -49,18 +50,19 @@ from lastcall.policy import MOST_RETRIES, Policy
 from lastcall.state.ledger import Again, Completion, Ledger, Output
 from lastcall.tickets import SLOT_TASK
 from lastcall.waiting import AWAY
-from lastcall_worker import gather, limits, outputs, starters
+from lastcall_worker import gather, limits, moved, outputs, starters
 from lastcall_worker.celerytask import AskedAgain, SoftItemTimeout
 from lastcall_worker.emission import Emission, many
 from lastcall_worker.loop import finish
 from lastcall_worker.monitored import Monitored
+from lastcall_worker.moved import Held
 from lastcall_worker.notes import notes_of
 from lastcall_worker.station import AGAIN_S, AWAY_S, Station, TicketOver, Work
 from lastcall_worker.station import station as a_station
 
 if TYPE_CHECKING:
     from lastcall.settings import Settings
-    from lastcall.state.ledger import Chunk, Claim, Emitted
+    from lastcall.state.ledger import Chunk, Claim, Emitted, Minted
     from lastcall_worker.events import TaskEvents
 
 _HAND_S = 0.002  # work that a slot takes in hand at once, when chunks are much shorter than that
@@ -72,6 +74,8 @@ _BETWEEN_S = 0.005  # how long a slot lingers at most at a queue whose neighbour
 _NO_LIMIT_S = 10 * 365 * 86_400
 
 _log = logging.getLogger(__name__)
+
+T = TypeVar("T")
 
 
 class Running:
@@ -135,6 +139,8 @@ class Slot:
         self.ticket = ticket
         self.events = events
         self._beneath = beneath
+        self._end = 0.0  # of the slice
+        self._moves = 0
         self.nonce = uuid.uuid4().hex
         self._last_s = float("inf")  # what the last chunk took
         self._unready: PackedError | None = None  # why this process or thread cannot run the queue's items
@@ -153,22 +159,40 @@ class Slot:
             return Slot(other, ledger.address, f"helper-{uuid.uuid4().hex}", self.events, self).run_one(work, want)
 
     def run(self) -> None:
-        station, settings = self.station, self.station.settings
+        """Run the queue's chunks, and those of its flow's other queues that have need of a slot when it has nothing."""
+        station = self.station
         work = station.work(self.address)
-        if work is None:
-            return
-        if work.concurrency:
-            from lastcall_worker import coroutines  # which build on what is here
+        self._end = time.monotonic() + station.settings.slice_s
+        dying = False
+        try:
+            while work is not None:
+                if work.concurrency:
+                    from lastcall_worker import coroutines  # which build on what is here
 
-            coroutines.run(self, work)
-            return
-        end = time.monotonic() + settings.slice_s
+                    coroutines.run(self, work)
+                    self.issue(work)
+                    break
+                work = self._serve(work)
+        except (SystemExit, KeyboardInterrupt):
+            dying = threading.current_thread() is threading.main_thread()
+            raise
+        finally:
+            if self._moves and not dying:  # what a process held that dies its worker ends at once
+                moved.table.write(station.row, ())
+        if self.events is not None:
+            self.events.flush()
+
+    def _serve(self, work: Work) -> Work | None:
+        """Run a queue's chunks. Gives the work of the one to which the slot has moved, if it has."""
+        station, settings = self.station, self.station.settings
         completions: list[Completion] = []
         busy_s, want, waited, leaving = 0.0, 1, False, False
         while True:
-            leaving = leaving or time.monotonic() >= end
+            leaving = leaving or time.monotonic() >= self._end
             claim = self._next(work, 0 if leaving else want, completions, waited, busy_s)
             self.send_downstream(work, claim)
+            if claim.ended and work.down_celery and work.between and self._move(work):
+                return station.work(self.address)
             if claim.lost or claim.ended:
                 break
             completions, busy_s, waited = [], 0.0, False
@@ -184,17 +208,54 @@ class Slot:
                 if work.policy.timeout_s:
                     want = 1  # so that what is done does not wait beside an item that is late
             elif leaving:
+                self.issue(work)
                 if not claim.tickets or self.send(work.celery, self.address, claim.tickets):
                     break
                 # The ticket that would go to the back of the line cannot: it is run here, so that the work goes on.
                 self.ticket = claim.tickets[0]
-                leaving, end = False, time.monotonic() + settings.slice_s
+                self._moves += 1
+                moved.table.write(station.row, [Held(self.address, self.ticket)])
+                leaving, self._end = False, time.monotonic() + settings.slice_s
+            elif claim.wait_ms < 0 and self._move(work):
+                return station.work(self.address)
             else:
                 if self.events is not None:
                     self.events.flush()
                 waited, leaving = self.linger(work, claim)
-        if self.events is not None:
-            self.events.flush()
+                if leaving and work.between and self._move(work):
+                    return station.work(self.address)
+        return None
+
+    def _move(self, work: Work) -> bool:
+        """Go on in another queue of the flow, with a ticket that is known there. False if none has need of a slot."""
+        station, flow = self.station, self._flow(work)
+        ticket = f"{self.nonce}-{self._moves + 1}"
+        here = Held(self.address, self.ticket)
+        there = [Held(f"{flow.job}/{name}", ticket) for name in flow.names if name != work.ledger.name]
+        # Said before, so that whatever becomes of this process its tickets are known.
+        if not moved.table.write(station.row, [here, *there]):
+            return False
+        self._moves += 1
+        name = self._bear(lambda: flow.move(work.ledger.name, self.ticket, self.nonce, ticket, station.lease_ms))
+        if name:
+            self.address, self.ticket = f"{flow.job}/{name}", ticket
+        moved.table.write(station.row, [Held(self.address, self.ticket)])
+        return bool(name)
+
+    def issue(self, work: Work) -> None:
+        """The slot has left: send tickets to other queues of the flow, which counted on it."""
+        if work.between:
+            flow = self._flow(work)
+            self._send_further(flow, self._bear(flow.issue))
+
+    def _flow(self, work: Work) -> Ledger:
+        """Of its flow's first queue, which has all others downstream of it."""
+        if work.flow_ledger is None:
+            try:
+                work.flow_ledger = Ledger.open(self.station.redis, work.ledger.job, work.head)
+            except UnknownJob:  # it has expired, since it ended long ago
+                work.flow_ledger = work.ledger
+        return work.flow_ledger
 
     def linger(self, work: Work, claim: Claim) -> tuple[bool, bool]:
         """Wait at the bell of a queue that had nothing. Gives whether it did not ring, and whether to leave then."""
@@ -215,14 +276,20 @@ class Slot:
         Asked again, the ledger gives the same answer. Raises redis-py's errors after a minute.
         """
         station = self.station
+        return self._bear(
+            lambda: work.ledger.next(
+                self.ticket, self.nonce, station.lease_ms, want,
+                completions=completions, waited=waited, busy_us=int(busy_s * 1e6),
+                downstream_cap=station.registry.slots(work.down_celery) if work.down_celery else 0, known=known,
+            )
+        )  # fmt: skip
+
+    def _bear(self, ask: Callable[[], T]) -> T:
+        """What the server says, as soon as it is there. Raises redis-py's errors after a minute."""
         until = time.monotonic() + AWAY_S
         while True:
             try:
-                return work.ledger.next(
-                    self.ticket, self.nonce, station.lease_ms, want,
-                    completions=completions, waited=waited, busy_us=int(busy_s * 1e6),
-                    downstream_cap=station.registry.slots(work.down_celery) if work.down_celery else 0, known=known,
-                )  # fmt: skip
+                return ask()
             except AWAY as error:
                 if time.monotonic() >= until:
                     raise
@@ -234,7 +301,10 @@ class Slot:
         ledger = work.ledger
         if claim.downstream_tickets:
             self.send(work.down_celery, f"{ledger.job}/{ledger.names[1]}", claim.downstream_tickets)
-        for name, tickets in claim.further:
+        self._send_further(ledger, claim.further)
+
+    def _send_further(self, ledger: Ledger, minted: Sequence[Minted]) -> None:
+        for name, tickets in minted:
             further = ledger.other(name)
             self.send(further.celery_queue(), further.address, tickets)
 
@@ -279,6 +349,7 @@ class Slot:
             return False
         heart = Connection.of(station.settings).heart  # the worker renews the tickets that it was sent
         heart.hold_ticket(ledger, self.ticket, _nothing)
+        moved.table.write(station.row, [Held(self.address, self.ticket)])
         try:
             # The newest: what is waited for was put last, and what is older may wait for it.
             claim = self._next(work, want, [], False, 0.0)
@@ -295,6 +366,7 @@ class Slot:
             raise
         finally:
             heart.drop_ticket(ledger, self.ticket)
+            moved.table.write(station.row, ())
         self.send_downstream(work, left)
         self.send(work.celery, self.address, left.tickets)
         return bool(claim.chunks)

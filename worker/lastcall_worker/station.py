@@ -27,7 +27,7 @@ from lastcall.place import taken as taken_place
 from lastcall.policy import Policy
 from lastcall.registry import Registry
 from lastcall.state import keys
-from lastcall.state.ledger import Ledger, split
+from lastcall.state.ledger import MADE, Ledger, split
 from lastcall.tickets import TicketSender
 from lastcall.waiting import AWAY
 from lastcall_worker import celerytask, limits
@@ -73,6 +73,8 @@ class Work:
     fold: Callable[[Any, Any], Any] | None = None
     record: str = ""  # what is written into the job's history
     between: bool = False  # stages of one flow: those before or behind it may have need of this slot
+    head: str = ""  # the first one of these
+    flow_ledger: Ledger | None = None  # of that, once it was needed
 
 
 class Station:
@@ -100,6 +102,10 @@ class Station:
 
     def work(self, address: str) -> Work | None:
         """What there is to do for a queue; None if it is gone."""
+        known = self._works.get(address)
+        if known is not None and known.error is None and known.ledger.is_as_made(known.made):
+            self._works.move_to_end(address)
+            return known
         try:
             ledger = Ledger.open(self.redis, *split(address))
         except UnknownJob:
@@ -107,11 +113,7 @@ class Station:
         meta = ledger.meta()
         if not meta:
             return None
-        made = (meta["created"], meta["epoch"], meta["function"])
-        known = self._works.get(address)
-        if known is not None and known.made == made and known.error is None:
-            self._works.move_to_end(address)
-            return known
+        made = tuple(meta[field] for field in MADE)
         function, error, starter, fold = None, None, None, None
         gather = meta.get("gather", b"").decode()
         fetched = self._fetched
@@ -145,6 +147,7 @@ class Station:
             len(meta["function"]) + self._fetched - fetched, "flow" in meta, gather, fold,
             meta.get("record", b"").decode(),
             between="flow" in meta and (len(ledger.names) > 1 or int(meta["stages"]) > 0),
+            head=meta.get("head", b"").decode(),
         )  # fmt: skip
         self._keep(address, work)
         return work

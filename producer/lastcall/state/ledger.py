@@ -27,6 +27,7 @@ ON_LOST = ("fail", "wait", "ignore")
 ON_ERROR = ("dead", "return")
 RECORD = ("all", "times", "failures", "off")
 OFF = "off"
+MADE = ("created", "epoch", "function")  # what tells a queue from another one of its name
 ENDLESS = 2**31 - 1  # producers expected by a queue that does not end by itself
 
 
@@ -215,7 +216,7 @@ class Claim(NamedTuple):
 
     In a flow: position: items of the queue that were done before; last: of a gather, whether what does not fill a batch
     is to go, too, or the reduction ends; wait_ms: after how long to ask again, 0 if it is of no use to ask earlier than
-    the bell rings; further: tickets of queues behind the one downstream.
+    the bell rings, -1 if another queue of the flow may lack slots; further: tickets of those behind the one downstream.
     """
 
     chunks: list[Chunk]
@@ -295,6 +296,7 @@ class Spec:
     barrier: int | None = None
     gather: str | None = None
     rate: str | None = None  # items a second
+    head: str | None = None  # the first queue of the flow
     record: str | None = None  # what its history holds: history.py
 
 
@@ -324,7 +326,7 @@ _FIELDS: dict[str, tuple[str, Any]] = {
     "style": ("style", "item"),
     **{
         option: (option, None)
-        for option in ("flow", "paths", "gated", "ordered", "barrier", "gather", "rate", "record")
+        for option in ("flow", "paths", "gated", "ordered", "barrier", "gather", "rate", "head", "record")
     },
 }
 
@@ -442,6 +444,16 @@ class Ledger:
         """The queue's options and counters as they are stored; empty if there is no such queue."""
         stored: Any = self.redis.hgetall(self._own[0])
         return {name.decode(): value for name, value in stored.items()}
+
+    def is_as_made(self, made: Sequence[bytes]) -> bool:
+        """Whether MADE of the queue is still that, and no queue downstream has expired."""
+        pipeline = self.redis.pipeline(transaction=False)
+        pipeline.hmget(self._own[0], MADE)
+        others = self._keys[len(self._own) :: len(self._own)]
+        if others:
+            pipeline.exists(*others)
+        stored, *left = pipeline.execute()
+        return stored == list(made) and left == [len(others)][: len(left)]
 
     def ends(self) -> dict[str, bytes]:
         """What is to be told of ends of this queue: field of the job's hash -> JSON, as `_settle.lua` writes it."""
@@ -672,15 +684,30 @@ class Ledger:
 
     def release(
         self, ticket: str, *, crashed: bool = False, processed: int = 0, cap: int = 0, worker: str = "", why: str = ""
-    ) -> list[str]:
-        """End a ticket and give back what it held. Gives the tickets that are to be sent.
+    ) -> list[str] | None:
+        """End a ticket and give back what it held. Gives the tickets that are to be sent; None if it is not valid.
 
         processed: items of its first chunk that are done. worker, why: said of an item that is given up for it.
-        A ticket that is not valid is passed over.
         """
         how = "crash" if crashed else "return"
         reply = script("release")(self.redis, self._keys, ticket, how, processed, cap, f"{worker}\t{why}")
-        return _texts(reply[2]) if reply[0] == Code.OK else []
+        return _texts(reply[2]) if reply[0] == Code.OK else None
+
+    def move(self, name: str, ticket: str, nonce: str, new: str, lease_ms: int) -> str | None:
+        """Have a slot that finds nothing in a queue of this flow go on, with a ticket of this name, in another one.
+
+        For the ledger of the flow's first queue. Gives the other queue's name, "" if none has need of the slot, None if
+        its ticket is not valid.
+        """
+        at = self.names.index(name) + 1
+        reply = script("move")(self.redis, self._keys, at, ticket, nonce, new, lease_ms)
+        if reply[0] == Code.NOTHING:
+            return ""
+        return self.names[reply[1] - 1] if reply[0] == Code.OK else None
+
+    def issue(self) -> Sequence[Minted]:
+        """Issue the tickets that the flow's queues lack. For the ledger of the flow's first queue."""
+        return self._minted(script("issue")(self.redis, self._keys)[1])
 
     def overrun(
         self,

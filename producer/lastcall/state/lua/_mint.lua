@@ -1,15 +1,62 @@
 --[[ _mint: issue the tickets that a queue lacks: one for each chunk that may be claimed and that no idle ticket will take,
-  up to `cap` in all. The caller sends them through Celery; one that is lost on the way is replaced by reap. ]]
-local function mint(i, cap)
+  up to `cap` in all. The caller sends them through Celery; one that is lost on the way is replaced by reap.
+  Slots of a flow with several queues move between them (move.lua). So none is issued where all slots that serve a queue
+  are at queues of its flow already, which no message could bring: they are called instead, and whoever leaves, issues. ]]
+local function has_siblings(i) return (get(i, 'head') or '') ~= '' end
+
+-- For whom a slot that looks around would come: chunks that may be claimed beyond the slots that wait for some.
+local function lacking_slots(i)
+  local ready = get(i, 'rule') and claimable(i) or redis.call('LLEN', key(i, READY))
+  return ready > 0 and ready - (redis.call('HLEN', key(i, HELD)) - num(i, 'holding')) or 0
+end
+
+local function all_here(i)
+  local slots, here = num(i, 'slots'), 0
+  for j = 1, slots > 0 and DEPTH or 0 do
+    if get(j, 'celery') == get(i, 'celery') then
+      for _, ticket in ipairs(redis.call('HKEYS', key(j, HELD))) do
+        if string.sub(ticket, 1, 7) ~= 'helper-' then here = here + 1 end  -- of a slot that is counted where it waits
+      end
+    end
+  end
+  return slots > 0 and here >= slots
+end
+
+-- Tell slots beside queue i that it has need of some: those that wait at their bells and those that find nothing next.
+local function call_over(i, slots)
+  for j = 1, DEPTH do
+    if j ~= i and get(j, 'celery') == get(i, 'celery') and not has_ended(get(j, 'state')) then
+      set(j, 'called', slots)
+      ring(j, slots)
+    end
+  end
+end
+
+-- Whether a slot that finds nothing in queue i had better ask `move`: it was called, or a queue downstream lacks slots.
+local function is_called(i)
+  if num(i, 'called') > 0 then
+    add(i, 'called', -1)
+    return true
+  end
+  for j = i + 1, DEPTH do
+    if get(j, 'celery') == get(i, 'celery') and not has_ended(get(j, 'state')) and lacking_slots(j) > 0 then return true end
+  end
+  return false
+end
+
+local function mint(i, cap, whoever_is_here)
   local minted = {}
   if (get(i, 'celery') or '') == '' then return minted end
   local most = num(i, 'max_workers')
   if most > 0 then cap = most end
+  local lacking = has_siblings(i) and not is_closed(i) and lacking_slots(i) or 0
+  if lacking > 0 then call_over(i, lacking) end
   local tickets = redis.call('ZCARD', key(i, TICKETS))
   if tickets >= cap or is_closed(i) then return minted end
   local idle = tickets - num(i, 'holding')
   local ready = get(i, 'rule') and claimable(i) or redis.call('LLEN', key(i, READY))
-  local lacking = math.min(ready - idle, cap - tickets)
+  lacking = math.min(ready - idle, cap - tickets)
+  if lacking > 0 and not whoever_is_here and has_siblings(i) and all_here(i) then return minted end
   for _ = 1, lacking do
     add(i, 'last_ticket', 1)
     local ticket = tostring(num(i, 'last_ticket'))

@@ -63,7 +63,7 @@ ring(1, became_ready)
 settle(1)
 local minted = {}
 if not has_ended(get(1, 'state')) then
-  minted = mint(1, tonumber(ARGV[1]))
+  minted = mint(1, tonumber(ARGV[1]), true)
   for _, ticket in ipairs(again) do minted[#minted + 1] = ticket end
 end
 return reply(OK, minted, lost_producers, lost_tickets, get(1, 'state'))
