@@ -266,8 +266,12 @@ class FlowJob(Job):
 
     def _begin(self, queue: StatusableQueue[Any], plan: QueuePlan) -> None:
         """The stage that feeds this queue is there: put what comes before all, and leave."""
-        with queue.producer(FEEDER) as out:
-            out.put_many(plan.initial)
+        if plan.initial:
+            with queue.producer(FEEDER) as out:
+                out.put_many(plan.initial)
+        else:
+            ledger = queue._ledger
+            ledger.leave(FEEDER, ledger.join(FEEDER).epoch)
 
     def _feed(self, items: Iterable[Any] | None, window: int, sources: Sequence[Any] | None) -> None:
         first, plan = self._made[0], self._plans[0]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from lastcall.connection import Connection
@@ -22,14 +23,14 @@ class Handle:
     """What all kinds of queues have: a connection, and the ledger of a queue that exists."""
 
     @classmethod
-    def of(cls, connection: Connection, ledger: Ledger) -> Self:
-        """A handle to a queue that exists. Raises UnknownJob."""
+    def of(cls, connection: Connection, ledger: Ledger, meta: Mapping[str, bytes] | None = None) -> Self:
+        """A handle to a queue that exists. meta: the ledger's, where it was just asked for. Raises UnknownJob."""
         handle = cls.__new__(cls)
-        handle._hold(connection, ledger)
+        handle._hold(connection, ledger, meta)
         return handle
 
-    def _hold(self, connection: Connection, ledger: Ledger) -> None:
-        meta = ledger.meta()
+    def _hold(self, connection: Connection, ledger: Ledger, meta: Mapping[str, bytes] | None = None) -> None:
+        meta = ledger.meta() if meta is None else meta
         if not meta:
             raise UnknownJob(ledger.shown)
         self._own_connection = connection

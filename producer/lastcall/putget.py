@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import weakref
+from collections.abc import Mapping
 from typing import TYPE_CHECKING, Generic, TypeVar
 
 from lastcall.errors import QueueHasFunction
@@ -24,8 +25,8 @@ class PutGet(Handle, Generic[T]):
     _explicit = False  # an item is done when task_done() says so, else when its thread asks for the next
     _closed_to_readers = True  # by close()
 
-    def _hold(self, connection: Connection, ledger: Ledger) -> None:
-        super()._hold(connection, ledger)
+    def _hold(self, connection: Connection, ledger: Ledger, meta: Mapping[str, bytes] | None = None) -> None:
+        super()._hold(connection, ledger, meta)
         self._closed_in = 0  # the process that closed it
         self._own_hands: Hands | None = None
 

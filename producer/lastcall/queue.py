@@ -443,16 +443,17 @@ def make(
             raise QueueMismatch(error.queue, "notify", there, "this URL") from None
         said = _SAID.get(error.option, error.option)
         raise QueueMismatch(error.queue, said, error.expected, error.got) from None
-    if state not in ENDED:
-        connection.redis.hset(keys.QUEUES, ledger.address, celery or ledger.meta()["celery"])
-    if into is None:
-        # It may be one that was made with a queue downstream, by another.
+    meta = ledger.meta_announced(celery) if celery and state not in ENDED else ledger.meta()
+    if not celery and meta and state not in ENDED:
+        ledger.meta_announced(meta["celery"].decode())
+    if into is None and meta.get("down"):
+        # It is one that was made with a queue downstream, by another.
         ledger = Ledger.open(connection.redis, job, name)
     contents = {} if beside is None or state in ENDED else beside.contents
     for digest, raw in contents.items():  # before anybody can put: what slots run the items through is whole then
         if not ledger.has_aside(digest):
             put(connection, ledger, digest, raw)
-    queue: StatusableQueue[Any] = StatusableQueue.of(connection, ledger)
+    queue: StatusableQueue[Any] = StatusableQueue.of(connection, ledger, meta)
     queue._beside = tuple(contents)
     if queue.workers:
         connection.ensure_workers(queue.workers)

@@ -445,6 +445,14 @@ class Ledger:
         stored: Any = self.redis.hgetall(self._own[0])
         return {name.decode(): value for name, value in stored.items()}
 
+    def meta_announced(self, celery_queue: str) -> dict[str, bytes]:
+        """meta(), and from now on the queue is among those that are looked at, as served by that Celery queue."""
+        pipeline = self.redis.pipeline(transaction=False)
+        pipeline.hset(keys.QUEUES, self.address, celery_queue)
+        pipeline.hgetall(self._own[0])
+        _, stored = pipeline.execute()
+        return {name.decode(): value for name, value in stored.items()}
+
     def is_as_made(self, made: Sequence[bytes]) -> bool:
         """Whether MADE of the queue is still that, and no queue downstream has expired."""
         pipeline = self.redis.pipeline(transaction=False)
