@@ -12,7 +12,13 @@ from dataclasses import dataclass, field, replace
 from typing import Any
 
 from lastcall.errors import LeaseLost, QueueFinished
-from lastcall.state.ledger import Chunk, Claim, Completion, Lease, Put
+from lastcall.state.records import (
+    Chunk,
+    Claim,
+    Completion,
+    Lease,
+    Put,
+)
 
 CRASH_LIMIT = 2  # one less than is usual, so that it is reached more often
 NOT, JUST, LONG_AGO = 0, 1, 2  # since when a ticket's deadline has passed

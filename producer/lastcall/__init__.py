@@ -43,7 +43,7 @@ from lastcall.resource import resource
 from lastcall.settings import Settings
 from lastcall.shared.manager import Manager
 from lastcall.slotlocal import local
-from lastcall.state.ledger import Status
+from lastcall.state.records import Status
 from lastcall.task import task
 from lastcall.version import __version__
 

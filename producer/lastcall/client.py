@@ -29,7 +29,8 @@ from lastcall.settings import Settings
 from lastcall.shared.named import Named
 from lastcall.sources import check_sources, items_of
 from lastcall.state import keys
-from lastcall.state.ledger import Ledger, Status, split
+from lastcall.state.ledger import Ledger
+from lastcall.state.records import Status, split
 from lastcall.waiting import reaching
 
 if TYPE_CHECKING:

@@ -16,12 +16,13 @@ from typing import TYPE_CHECKING, Generic, TypeVar
 from lastcall.current import HELP_S, help_at, running
 from lastcall.errors import BadEnvelope, ConfigError, Empty, LeaseLost, QueueFinished
 from lastcall.payload import open_items
-from lastcall.state.ledger import Completion
+from lastcall.state.records import Completion
 from lastcall.waiting import AWAY, Deadline, Outage, describe, raise_for, unreachable, warn_of_loop
 
 if TYPE_CHECKING:
     from lastcall.connection import Connection
-    from lastcall.state.ledger import Chunk, Ledger
+    from lastcall.state.ledger import Ledger
+    from lastcall.state.records import Chunk
 
 T = TypeVar("T")
 

@@ -19,7 +19,8 @@ from lastcall.waiting import AWAY, Outage
 
 if TYPE_CHECKING:
     from lastcall.connection import Connection
-    from lastcall.state.ledger import Ledger, Put
+    from lastcall.state.ledger import Ledger
+    from lastcall.state.records import Put
 
 TARGET_S: Final = 0.03  # work in a chunk
 FILL_S: Final = 0.01  # after which what was read is sent: the input may be slow

@@ -33,7 +33,8 @@ from lastcall.queue import StatusableQueue, make
 from lastcall.results import Reader
 from lastcall.serial import check_reducible, endless, is_empty, is_endless
 from lastcall.sources import put_sources
-from lastcall.state.ledger import OFF, RECORD, RESULTS, Ledger, Status
+from lastcall.state.ledger import Ledger
+from lastcall.state.records import OFF, RECORD, RESULTS, Status
 from lastcall.steps import Guarded, lowered
 from lastcall.waiting import Deadline, raise_for, reaching, wait_for_end
 

@@ -8,7 +8,8 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 from lastcall.connection import Connection
 from lastcall.errors import UnknownJob
-from lastcall.state.ledger import Ledger, split
+from lastcall.state.ledger import Ledger
+from lastcall.state.records import split
 from lastcall.waiting import AWAY, unreachable
 
 if TYPE_CHECKING:

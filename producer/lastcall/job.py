@@ -15,7 +15,8 @@ from lastcall.map import MAP
 from lastcall.progress import Progress
 from lastcall.queue import StatusableQueue, attach
 from lastcall.results import in_order
-from lastcall.state.ledger import Ledger, Status, queues_of
+from lastcall.state.ledger import Ledger, queues_of
+from lastcall.state.records import Status
 from lastcall.trace import Trace, trace
 from lastcall.waiting import raise_for, reaching, wait_for_end
 

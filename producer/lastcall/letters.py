@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 from lastcall.errors import BadEnvelope, ItemTimeout, LastcallError, NotDeserializable, WorkerLost
 from lastcall.outcome import PackedError, unpack_error
 from lastcall.payload import open_items
-from lastcall.state.ledger import Chunk, part_of
+from lastcall.state.records import Chunk, part_of
 
 if TYPE_CHECKING:
     from lastcall.envelope import Sealer

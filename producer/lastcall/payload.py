@@ -14,7 +14,7 @@ from lastcall.outcome import PackedError
 
 if TYPE_CHECKING:
     from lastcall.envelope import Sealer
-    from lastcall.state.ledger import Chunk
+    from lastcall.state.records import Chunk
 
 # Items serialized together; or each by itself; or together, with where each came from.
 _TOGETHER, _EACH, _TRACED = 0, 1, 2

@@ -33,7 +33,8 @@ from lastcall.waiting import AWAY, Deadline, Outage, Patience, warn_of_loop
 if TYPE_CHECKING:
     from lastcall.connection import Connection
     from lastcall.parcel import Parcel
-    from lastcall.state.ledger import Lease, Ledger
+    from lastcall.state.ledger import Ledger
+    from lastcall.state.records import Lease
 
 T = TypeVar("T")
 

@@ -23,7 +23,7 @@ from rich.text import Text
 
 from lastcall.checks import bound, seconds
 from lastcall.errors import LastcallError
-from lastcall.state.ledger import Status, shown
+from lastcall.state.records import Status, shown
 
 _BARS_S = 0.2  # between two looks
 _NOTEBOOK_S = 0.5  # each is a message to the browser

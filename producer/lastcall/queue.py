@@ -30,7 +30,18 @@ from lastcall.producer import Producer
 from lastcall.putget import PutGet, items_bound
 from lastcall.results import Results
 from lastcall.state import keys
-from lastcall.state.ledger import ENDED, OFF, ON_ERROR, ON_LOST, RECORD, RESULTS, Ledger, Spec, Status, shown
+from lastcall.state.ledger import Ledger
+from lastcall.state.records import (
+    ENDED,
+    OFF,
+    ON_ERROR,
+    ON_LOST,
+    RECORD,
+    RESULTS,
+    Spec,
+    Status,
+    shown,
+)
 from lastcall.waiting import AWAY, raise_for, reaching, unreachable, wait_for_end
 
 if TYPE_CHECKING:

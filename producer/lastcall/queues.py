@@ -17,7 +17,7 @@ from lastcall.defaultclient import connection_of
 from lastcall.errors import LastcallError
 from lastcall.putget import PutGet, items_bound
 from lastcall.queue import make
-from lastcall.state.ledger import ENDLESS
+from lastcall.state.records import ENDLESS
 from lastcall.waiting import AWAY, unreachable, wait_until_idle
 
 if TYPE_CHECKING:

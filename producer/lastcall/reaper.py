@@ -13,7 +13,8 @@ from redis.exceptions import ResponseError
 
 from lastcall.errors import LastcallError, UnknownJob
 from lastcall.state import keys
-from lastcall.state.ledger import ENDED, Ledger, split
+from lastcall.state.ledger import Ledger
+from lastcall.state.records import ENDED, split
 
 if TYPE_CHECKING:
     from redis import Redis

@@ -20,7 +20,7 @@ from lastcall.letters import DeadLetter
 from lastcall.map import Failure
 from lastcall.plan import checked_on_error
 from lastcall.settings import Settings
-from lastcall.state.ledger import Status
+from lastcall.state.records import Status
 from lastcall.steps import Step, lowered, outputs
 from lastcall.waiting import Deadline
 

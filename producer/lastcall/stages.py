@@ -6,7 +6,7 @@ from collections import defaultdict
 from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
-from lastcall.state.ledger import Status
+from lastcall.state.records import Status
 
 _STAGE = "stage:"  # a queue is a producer of the one downstream, by this name
 

@@ -13,7 +13,8 @@ from lastcall.flowoptions import MANY
 from lastcall.history import Event, History, sources_at
 from lastcall.outcome import in_short
 from lastcall.payload import Outcome, open_items, open_outcome, open_traced
-from lastcall.state.ledger import Chunk, Ledger, queues_of
+from lastcall.state.ledger import Ledger, queues_of
+from lastcall.state.records import Chunk
 from lastcall.steps import Carrier, Failed
 
 if TYPE_CHECKING:

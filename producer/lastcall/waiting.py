@@ -31,11 +31,12 @@ from lastcall.errors import (
     ServerUnreachable,
     WaitTimeout,
 )
-from lastcall.state.ledger import ENDLESS, shown
+from lastcall.state.records import ENDLESS, shown
 
 if TYPE_CHECKING:
     from lastcall.connection import Connection
-    from lastcall.state.ledger import Ledger, ProducerStatus, Status
+    from lastcall.state.ledger import Ledger
+    from lastcall.state.records import ProducerStatus, Status
 
 _log = logging.getLogger(__name__)
 

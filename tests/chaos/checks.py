@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 
 from lastcall.errors import WorkerLost
 from lastcall.letters import DeadLetter
-from lastcall.state.ledger import Status
+from lastcall.state.records import Status
 
 
 @dataclass

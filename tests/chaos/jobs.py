@@ -13,7 +13,7 @@ from typing import Any
 
 from lastcall import Client, StatusableQueue
 from lastcall.errors import LastcallError, ProducerLost, ServerUnreachable
-from lastcall.state.ledger import Status
+from lastcall.state.records import Status
 from tests.chaos import items, parts
 from tests.chaos.checks import Outcome
 from tests.chaos.items import Item

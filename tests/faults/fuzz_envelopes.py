@@ -19,7 +19,7 @@ from lastcall import envelope
 from lastcall.envelope import Sealer
 from lastcall.errors import BadEnvelope, NotDeserializable
 from lastcall.payload import Outcome, open_items, open_outcome, seal_dumped, seal_outcome, seal_values
-from lastcall.state.ledger import Chunk
+from lastcall.state.records import Chunk
 
 pytestmark = pytest.mark.faults
 

@@ -29,7 +29,8 @@ from lastcall.errors import ServerTooOld
 from lastcall.reaper import reap_once
 from lastcall.settings import Settings
 from lastcall.state import keys
-from lastcall.state.ledger import Ledger, Spec
+from lastcall.state.ledger import Ledger
+from lastcall.state.records import Spec
 from lastcall_worker.node import Node
 from lastcall_worker.reaper import Reaper
 from tests.integration.worker_process import KEY, ROOT, WAIT_S, Worker, emptied, until, worker_server

@@ -13,7 +13,8 @@ from redis import Redis
 
 from lastcall.flowoptions import FlowOptions
 from lastcall.state import keys
-from lastcall.state.ledger import (
+from lastcall.state.ledger import Ledger
+from lastcall.state.records import (
     AGAIN,
     ERROR,
     NEXT,
@@ -23,7 +24,6 @@ from lastcall.state.ledger import (
     Claim,
     Completion,
     Emitted,
-    Ledger,
     Output,
     Segment,
     Spec,

@@ -19,7 +19,18 @@ from redis import Redis
 
 from lastcall.flowoptions import FlowOptions
 from lastcall.state import keys, scripts
-from lastcall.state.ledger import NEXT, SHOWN, Again, Chunk, Completion, Ledger, Output, Segment, Spec, part_of
+from lastcall.state.ledger import Ledger
+from lastcall.state.records import (
+    NEXT,
+    SHOWN,
+    Again,
+    Chunk,
+    Completion,
+    Output,
+    Segment,
+    Spec,
+    part_of,
+)
 from tests.integration.ledger_server import ledger_server
 
 pytestmark = pytest.mark.integration

@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from lastcall.history import KINDS
-from lastcall.state.ledger import RECORD
+from lastcall.state.records import RECORD
 from tests.conftest import Cluster
 from tests.documents import printed_by
 from tests.workers import ROOT, environment

@@ -15,7 +15,15 @@ from redis.exceptions import OutOfMemoryError
 
 from lastcall.errors import LeaseLost, QueueFinished, QueueMismatch, UnknownJob
 from lastcall.state import keys
-from lastcall.state.ledger import Again, Chunk, Claim, Completion, Ledger, Output, Spec, queues_of
+from lastcall.state.ledger import Ledger, queues_of
+from lastcall.state.records import (
+    Again,
+    Chunk,
+    Claim,
+    Completion,
+    Output,
+    Spec,
+)
 from tests.integration.ledger_server import ledger_server
 
 pytestmark = pytest.mark.integration

@@ -32,7 +32,15 @@ from redis import Redis
 
 from lastcall.errors import LeaseLost, QueueFinished
 from lastcall.state import keys
-from lastcall.state.ledger import Again, Chunk, Claim, Completion, Ledger, Output, Spec
+from lastcall.state.ledger import Ledger
+from lastcall.state.records import (
+    Again,
+    Chunk,
+    Claim,
+    Completion,
+    Output,
+    Spec,
+)
 from tests import model
 from tests.integration.ledger_server import ledger_server
 

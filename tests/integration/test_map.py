@@ -17,7 +17,7 @@ import pytest
 from lastcall import Client, errors
 from lastcall.errors import ConfigError, NotSerializable, QueueCancelled, RemoteError, RemoteTraceback
 from lastcall.feed import Feed
-from lastcall.state.ledger import Status
+from lastcall.state.records import Status
 from tests import functions
 from tests.conftest import Cluster
 from tests.functions import Gate, Scale, square

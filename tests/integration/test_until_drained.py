@@ -12,7 +12,7 @@ import pytest
 from redis import Redis
 
 from lastcall.client import Client
-from lastcall.state.ledger import Status
+from lastcall.state.records import Status
 from lastcall_worker.until_drained import Exit, exit_code
 from tests.integration.worker_process import KEY, Worker, worker_server
 from tests.servers import Server

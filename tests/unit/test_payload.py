@@ -15,7 +15,8 @@ from lastcall.letters import read_letter, write_letter
 from lastcall.outcome import pack_error
 from lastcall.payload import Outcome, open_each, open_items, open_outcome, seal_dumped, seal_outcome, seal_values
 from lastcall.results import Entry
-from lastcall.state.ledger import Chunk, Ledger
+from lastcall.state.ledger import Ledger
+from lastcall.state.records import Chunk
 
 SEALER = Sealer(b"a key for the tests")
 PLAIN = Sealer(None)

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from lastcall.state import keys, scripts
-from lastcall.state.ledger import ENDED
+from lastcall.state.records import ENDED
 from lastcall.state.scripts import Code, Script, script
 
 LUA = Path(scripts.__file__).with_name("lua")

@@ -32,7 +32,8 @@ from lastcall_worker.slot import Running, Slot, policy_of
 from lastcall_worker.station import TicketOver
 
 if TYPE_CHECKING:
-    from lastcall.state.ledger import Chunk, Completion, Ledger
+    from lastcall.state.ledger import Ledger
+    from lastcall.state.records import Chunk, Completion
     from lastcall_worker.station import Work
 
 _log = logging.getLogger(__name__)

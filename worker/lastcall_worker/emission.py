@@ -14,14 +14,14 @@ from typing import TYPE_CHECKING, Any
 
 from lastcall.errors import NotSerializable
 from lastcall.outcome import PackedError
-from lastcall.state.ledger import Output, part_of
+from lastcall.state.records import Output, part_of
 from lastcall.waiting import AWAY
 from lastcall_worker import limits
 from lastcall_worker.outputs import MOST_BYTES, last_way, name_of, origins_of, seal_output
 from lastcall_worker.station import TicketOver
 
 if TYPE_CHECKING:
-    from lastcall.state.ledger import Chunk, Completion, Emitted
+    from lastcall.state.records import Chunk, Completion, Emitted
     from lastcall_worker.slot import Running, Slot
     from lastcall_worker.station import Work
 

@@ -11,12 +11,12 @@ from lastcall.errors import NotSerializable
 from lastcall.flowoptions import REDUCE
 from lastcall.outcome import PackedError, pack_error
 from lastcall.payload import Origin, Outcome, seal_outcome, seal_traced
-from lastcall.state.ledger import AGAIN, ERROR, Completion, Output, Segment
+from lastcall.state.records import AGAIN, ERROR, Completion, Output, Segment
 from lastcall_worker.notes import notes_of
 from lastcall_worker.outputs import last_way, origins_of, seal_output, split
 
 if TYPE_CHECKING:
-    from lastcall.state.ledger import Chunk, Claim, Note
+    from lastcall.state.records import Chunk, Claim, Note
     from lastcall_worker.slot import Slot
     from lastcall_worker.station import Work
 

@@ -24,7 +24,8 @@ from redis.exceptions import RedisError
 from lastcall.connection import Connection
 from lastcall.errors import LastcallError, ServerTooOld
 from lastcall.registry import WorkerInfo
-from lastcall.state.ledger import Ledger, split
+from lastcall.state.ledger import Ledger
+from lastcall.state.records import split
 from lastcall.tickets import SLOT_TASK
 from lastcall.version import __version__
 from lastcall_worker import moved

@@ -9,11 +9,11 @@ from collections.abc import Collection, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from lastcall.outcome import PackedError, in_short
-from lastcall.state.ledger import Note
+from lastcall.state.records import Note
 
 if TYPE_CHECKING:
     from lastcall.payload import Origin
-    from lastcall.state.ledger import Chunk
+    from lastcall.state.records import Chunk
     from lastcall_worker.slot import Slot
     from lastcall_worker.station import Work
 

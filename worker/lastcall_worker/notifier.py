@@ -23,7 +23,7 @@ from lastcall.errors import BadEnvelope, ItemTimeout, NotificationFailed, Notifi
 from lastcall.payload import seal_values
 from lastcall.policy import told
 from lastcall.queue import make
-from lastcall.state.ledger import ENDED, shown
+from lastcall.state.records import ENDED, shown
 from lastcall.version import __version__
 
 if TYPE_CHECKING:

@@ -13,10 +13,10 @@ from lastcall.errors import NotSerializable
 from lastcall.flowoptions import MANY
 from lastcall.outcome import PackedError, pack_error
 from lastcall.payload import Origin, Outcome, seal_outcome, seal_traced
-from lastcall.state.ledger import ERROR, NEXT, SHOWN, Completion, Output, Segment
+from lastcall.state.records import ERROR, NEXT, SHOWN, Completion, Output, Segment
 
 if TYPE_CHECKING:
-    from lastcall.state.ledger import Chunk
+    from lastcall.state.records import Chunk
     from lastcall_worker.slot import Slot
     from lastcall_worker.station import Work
 

@@ -14,7 +14,7 @@ from lastcall.connection import Connection
 from lastcall.errors import LastcallError
 from lastcall.reaper import Sweep, reap_once
 from lastcall.state import keys
-from lastcall.state.ledger import shown, split
+from lastcall.state.records import shown, split
 from lastcall_worker.notifier import Teller
 
 if TYPE_CHECKING:

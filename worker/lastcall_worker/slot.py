@@ -47,7 +47,8 @@ from lastcall.payload import (
     seal_values,
 )
 from lastcall.policy import MOST_RETRIES, Policy
-from lastcall.state.ledger import Again, Completion, Ledger, Output
+from lastcall.state.ledger import Ledger
+from lastcall.state.records import Again, Completion, Output
 from lastcall.tickets import SLOT_TASK
 from lastcall.waiting import AWAY
 from lastcall_worker import gather, limits, moved, outputs, starters
@@ -62,7 +63,7 @@ from lastcall_worker.station import station as a_station
 
 if TYPE_CHECKING:
     from lastcall.settings import Settings
-    from lastcall.state.ledger import Chunk, Claim, Emitted, Minted
+    from lastcall.state.records import Chunk, Claim, Emitted, Minted
     from lastcall_worker.events import TaskEvents
 
 _HAND_S = 0.002  # work that a slot takes in hand at once, when chunks are much shorter than that

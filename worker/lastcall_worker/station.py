@@ -27,7 +27,8 @@ from lastcall.place import taken as taken_place
 from lastcall.policy import Policy
 from lastcall.registry import Registry
 from lastcall.state import keys
-from lastcall.state.ledger import MADE, Ledger, split
+from lastcall.state.ledger import Ledger
+from lastcall.state.records import MADE, split
 from lastcall.tickets import TicketSender
 from lastcall.waiting import AWAY
 from lastcall_worker import celerytask, limits

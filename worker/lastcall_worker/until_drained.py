@@ -13,7 +13,8 @@ from redis.exceptions import RedisError
 from lastcall.connection import Connection
 from lastcall.errors import LastcallError, UnknownJob
 from lastcall.state import keys
-from lastcall.state.ledger import Ledger, Status, shown, split
+from lastcall.state.ledger import Ledger
+from lastcall.state.records import Status, shown, split
 
 if TYPE_CHECKING:
     from lastcall.settings import Settings

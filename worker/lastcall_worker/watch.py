@@ -19,7 +19,8 @@ from redis.exceptions import RedisError
 
 from lastcall.connection import Connection
 from lastcall.errors import LastcallError, UnknownJob
-from lastcall.state.ledger import Ledger, shown, split
+from lastcall.state.ledger import Ledger
+from lastcall.state.records import shown, split
 from lastcall_worker import limits
 
 if TYPE_CHECKING:

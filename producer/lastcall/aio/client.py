@@ -31,7 +31,7 @@ from lastcall.shared.lock import Lock, Semaphore
 if TYPE_CHECKING:
     from lastcall.flow import Flow, Stage
     from lastcall.registry import WorkerInfo
-    from lastcall.state.ledger import Status
+    from lastcall.state.records import Status
 
 T = TypeVar("T")
 

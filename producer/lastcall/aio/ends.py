@@ -12,7 +12,8 @@ from lastcall.waiting import AWAY, Deadline, Outage, Patience, describe
 
 if TYPE_CHECKING:
     from lastcall.aio.link import Link
-    from lastcall.state.ledger import Ledger, Status
+    from lastcall.state.ledger import Ledger
+    from lastcall.state.records import Status
 
 _LOOK_S = 1.0
 

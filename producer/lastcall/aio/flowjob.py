@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from lastcall.aio.source import Source
     from lastcall.flowjob import FlowJob
     from lastcall.results import Entry
-    from lastcall.state.ledger import Status
+    from lastcall.state.records import Status
 
 _LOOK_S: Final = 1.0
 

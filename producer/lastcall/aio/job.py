@@ -12,7 +12,7 @@ from lastcall.waiting import raise_for
 if TYPE_CHECKING:
     from lastcall.aio.link import Link
     from lastcall.job import Job
-    from lastcall.state.ledger import Status
+    from lastcall.state.records import Status
 
 
 class AsyncJob:

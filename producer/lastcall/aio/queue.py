@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from lastcall.aio.link import Link
     from lastcall.letters import DeadLetter
     from lastcall.queue import StatusableQueue
-    from lastcall.state.ledger import Status
+    from lastcall.state.records import Status
 
 T = TypeVar("T")
 

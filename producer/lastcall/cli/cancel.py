@@ -8,7 +8,7 @@ import click
 
 from lastcall.cli import server
 from lastcall.client import Client
-from lastcall.state.ledger import shown
+from lastcall.state.records import shown
 
 
 @click.command()

@@ -17,7 +17,8 @@ from lastcall.client import Client
 from lastcall.errors import BadEnvelope, ConfigError, UnknownJob
 from lastcall.letters import DeadLetter
 from lastcall.queue import StatusableQueue, attach
-from lastcall.state.ledger import address, queues_of, split
+from lastcall.state.ledger import queues_of
+from lastcall.state.records import address, split
 
 _repr = Repr()
 _repr.maxstring = _repr.maxother = 60

@@ -24,7 +24,7 @@ from lastcall.policy import told
 from lastcall.progress import Progress
 
 if TYPE_CHECKING:
-    from lastcall.state.ledger import Status
+    from lastcall.state.records import Status
 
 _SECONDS = click.FloatRange(min=0, min_open=True)
 

@@ -12,7 +12,7 @@ from rich.console import Console
 from rich.table import Table
 
 from lastcall.registry import WorkerInfo
-from lastcall.state.ledger import Status, shown
+from lastcall.state.records import Status, shown
 
 _COLUMNS = ("ready", "leased", "delayed", "done", "dead", "cancelled", "put")
 _STYLES = {"DRAINED": "green", "INCOMPLETE": "red", "CANCELLED": "yellow", "OPEN": "cyan"}

@@ -18,7 +18,8 @@ from lastcall.progress import Progress
 from lastcall.registry import Registry
 from lastcall.stages import in_order
 from lastcall.state import keys
-from lastcall.state.ledger import Ledger, Status, jobs, queues_of, split
+from lastcall.state.ledger import Ledger, jobs, queues_of
+from lastcall.state.records import Status, split
 
 if TYPE_CHECKING:
     from redis import Redis

@@ -1,1 +1,1 @@
-"""The ledger: queues, leases and tickets in Redis. Start at ledger.py; each transition is a file in lua/."""
+"""The ledger: queues, leases and tickets in Redis. Start at ledger.py; a file in lua/ is a transition."""

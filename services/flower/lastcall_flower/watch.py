@@ -16,7 +16,8 @@ from lastcall.errors import LastcallError
 from lastcall.registry import Registry
 from lastcall.stages import in_order
 from lastcall.state import keys
-from lastcall.state.ledger import Ledger, Status, shown, split
+from lastcall.state.ledger import Ledger
+from lastcall.state.records import Status, shown, split
 
 if TYPE_CHECKING:
     from redis import Redis
