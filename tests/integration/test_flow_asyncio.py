@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import gc
 import itertools
+import time
 from collections.abc import AsyncIterator
 
 import pytest
@@ -118,3 +119,26 @@ async def _forever() -> AsyncIterator[int]:
 async def _zip(numbers: range, values: AsyncIterator[int]) -> AsyncIterator[tuple[int, int]]:
     for number in numbers:
         yield number, await anext(values)
+
+
+@on_a_loop
+async def test_others_have_their_turn_while_results_are_read_that_are_there(cluster: Cluster) -> None:
+    turns = 0
+
+    async def others() -> None:
+        nonlocal turns
+        while True:
+            await asyncio.sleep(0)
+            turns += 1
+
+    async with client_of(cluster) as client:
+        job = await client.run(Flow(plus_one), range(50_000), window=100_000)
+        await job.wait(30)  # so that one reading has all of them
+        other = asyncio.create_task(others())
+        seen = set()
+        async for value in job.results(timeout=30):
+            if value % 1_000 == 0:
+                time.sleep(0.002)  # what a program does with its results, without awaiting anything
+                seen.add(turns)
+        other.cancel()
+        assert len(seen) > 2

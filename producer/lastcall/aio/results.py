@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from lastcall.aio.helping import Waiting
 from lastcall.aio.raising import raisable
+from lastcall.aio.turn import Turn
 from lastcall.errors import WaitTimeout
 from lastcall.results import Entry, InOrder, Reader, pairs
 from lastcall.waiting import Deadline, raise_for, status_of
@@ -74,6 +75,7 @@ class AsyncResults:
         self._link, self._ledger, self._reader, self._timeout = link, ledger, reader, timeout
         self._handed: deque[tuple[Any, BaseException | None, list[Entry]]] = deque()
         self._ended = False
+        self._turn, self._passed = Turn(), False  # whether an entry was handed out since the last turn
 
     def __aiter__(self) -> AsyncResults:
         return self
@@ -82,11 +84,15 @@ class AsyncResults:
         """The next result; what results() of StatusableQueue raises."""
         if not self._handed and not self._ended:
             await self._more()
+        elif self._passed:  # before anything is taken: this may be cancelled
+            await self._turn.take()
+        self._passed = False
         if not self._handed:
             raise StopAsyncIteration
         value, error, together = self._handed.popleft()
         if together:
             self._reader.passed(together)  # before it is handed out: whoever has it may ask for no more
+            self._passed = True
         if error is not None:
             if self._order is not None:
                 self._handed.clear()
