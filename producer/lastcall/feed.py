@@ -62,7 +62,9 @@ class Sizes:
         self._item_s += news * (busy_us / 1e6 / items - self._item_s)
         self._learned += items
         if self._chunksize is None:
-            grown = max(self._size * _GROWTH, int(_SURE_S / self._item_s))
+            grown = self._size * _GROWTH
+            if self.remaining is not None:  # else nothing keeps all that is left from being in one chunk
+                grown = max(grown, int(_SURE_S / self._item_s))
             self._size = max(1, min(self._fitting(), grown, self._most))
 
     def grow(self) -> None:

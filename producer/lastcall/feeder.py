@@ -100,14 +100,14 @@ class Feeder:
         feed = self._feed
         try:
             while not self._stopped.is_set() and not (feed.exhausted and not feed.unsent):
-                slots = max(1, self._connection.slots(self._first.workers))
-                slots = min(slots, self._max_workers or slots)
+                there = max(1, self._connection.slots(self._first.workers))
+                slots = min(there, self._max_workers or there)
                 room = self._look(slots)
                 if room <= 0:
                     continue
                 if not feed.unsent:
                     self._read(slots, room)
-                put = feed.send(slots)
+                put = feed.send(there)
                 if put is not None:
                     self.blocked = put.full
                 if self.blocked:
@@ -116,7 +116,7 @@ class Feeder:
             return
         except (NotSerializable, ItemTooLarge):  # of what came before it the results are read
             while feed.unsent and not self._stopped.is_set():
-                put = feed.send(1)
+                put = feed.send(max(1, self._connection.slots(self._first.workers)))
                 if put is not None and put.full:
                     self._wait_for_room()
             self._leave()

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import contextlib
 import itertools
-from collections.abc import Generator, Sequence
+from collections import deque
+from collections.abc import Generator, Iterable, Iterator, Sequence
 from typing import TYPE_CHECKING, Any, Final
 
 from lastcall.errors import DeadLetters
@@ -29,7 +30,8 @@ class FlowResults(itertools.chain[Any]):
 
     # What hands them out one by one is itertools', which takes no time.
     _reader: Reader
-    _runs: Generator[Sequence[Any], None, None]
+    _runs: Generator[Iterator[Any], None, None]
+    _run: list[Iterator[Any]]  # the one that is handed out
 
     def __new__(cls, job: FlowJob, timeout: float | None, cursor: str) -> FlowResults:
         last = job._made[-1]._ledger
@@ -37,9 +39,10 @@ class FlowResults(itertools.chain[Any]):
         reader = Reader(
             job._connection, last, once=once, cursor=cursor, upstream=job._upstream, owes=job._window // _OWED
         )
-        runs = _runs(job, reader, timeout)
+        run: list[Iterator[Any]] = []
+        runs = _runs(job, reader, timeout, run)
         self: FlowResults = cls.from_iterable(runs)  # type: ignore[assignment]  # it is one of this class
-        self._reader, self._runs = reader, runs
+        self._reader, self._runs, self._run = reader, runs, run
         return self
 
     @property
@@ -49,25 +52,35 @@ class FlowResults(itertools.chain[Any]):
     def close(self) -> None:
         """Read no more."""
         self._runs.close()
+        for values in self._run:
+            deque(values, 0)  # itertools has it, and would go on handing it out
 
 
 # Not a method: its frame would hold the iterator, which then were not closed as soon as nobody refers to it.
-def _runs(job: FlowJob, reader: Reader, timeout: float | None) -> Generator[Sequence[Any], None, None]:
+def _runs(
+    job: FlowJob, reader: Reader, timeout: float | None, run: list[Iterator[Any]]
+) -> Generator[Iterator[Any], None, None]:
+    """The results, some at a time; those that were given last are in `run`, too."""
+
+    def handing(values: Iterable[Any]) -> Iterator[Any]:
+        run[:] = [iter(values)]
+        return run[0]
+
     with contextlib.closing(reader.entries(timeout)) as entries:
         for together in entries:
             if job.feeder is not None:
                 job.feeder.look()
             values, error = handed(job, together)
             if error is not None:
-                yield values
+                yield handing(values)
                 job.cancel()
                 raise error
             if values:
                 last = values.pop()
-                yield values
+                yield handing(values)
                 # Before the last one: whoever has it may ask for no more.
                 reader.passed(together)
-                yield (last,)
+                yield handing([last])
             else:
                 reader.passed(together)
     check_end(job, reader)

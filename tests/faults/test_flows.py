@@ -118,6 +118,34 @@ def test_what_a_slot_holds_that_has_moved_is_renewed_and_given_back_at_once(
         assert "-" in returned.ticket  # one of its own: the slot came from the stage before
 
 
+class Exits:
+    """Ends its process the first time."""
+
+    def __init__(self, flag: str) -> None:
+        self.flag = flag
+
+    def __call__(self, n: int) -> int:
+        if n == 3 and not Path(self.flag).exists():
+            Path(self.flag).touch()
+            sys.exit(3)
+        return n
+
+
+@pytest.mark.parametrize("pool", ["solo", "prefork"])
+def test_what_a_slot_holds_that_has_moved_is_given_back_where_its_function_exits(
+    server: Any, tmp_path: Path, name: str, pool: str
+) -> None:
+    key = "a key of this test alone"
+    lonely = Cluster(server, server.unix_url, key)
+    with Worker(lonely.url, key, "cpu", slots=1, pool=pool) as worker, lonely.client() as client:
+        worker.ready()
+        job = client.run(Flow(abs) | Exits(str(tmp_path / "flag")), range(20), mode="streaming", job=name)
+        assert sorted(job.results(timeout=60)) == [*range(20)]
+        (returned,) = History(client._open(), name).events("returned")
+        assert returned.said.startswith("crash: ")
+        assert "-" in returned.ticket
+
+
 PROGRAM = """
 import itertools, sys, time
 from lastcall import Client, Flow

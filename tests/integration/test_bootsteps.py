@@ -223,6 +223,18 @@ def test_a_slot_that_becomes_free_takes_the_next_ticket_at_once(
         assert time.monotonic() - began < 2
 
 
+def test_a_slot_that_does_not_linger_leaves_a_queue_that_stays_open(
+    server: Server, client: Client, work: ModuleType, tmp_path: Path
+) -> None:
+    with Worker(server, tmp_path, slots=1, linger_s=0):
+        still = client.queue("open", work.double)
+        with still.producer("slow") as out:
+            out.put(1)
+            out.flush()
+            assert next(still.results(timeout=WAIT_S)) == 2
+            assert put(client, "other", work.double, 1).join(WAIT_S).done == 1
+
+
 # Slots that die
 
 

@@ -6,6 +6,7 @@ import gc
 import itertools
 import operator
 import threading
+import uuid
 from collections.abc import Callable, Iterator
 from typing import Any
 
@@ -101,6 +102,26 @@ def test_a_stages_options_are_its_queues(client: Client) -> None:
         metas = [client._connection.redis.hgetall(keys.of_queue(job.id, one.name, "meta")) for one in (slow, more)]
         assert (metas[0][b"max_workers"], metas[1][b"retries"]) == (b"1", b"3")
         assert list(job.results()) == [2, 3]
+
+
+def test_a_bound_of_the_first_stage_is_no_bound_of_the_others(client: Client) -> None:
+    job = client.run(Flow(stage(plus_one, max_workers=1)) | square, range(10), mode="streaming")
+    assert list(job.results(timeout=30)) == [(n + 1) ** 2 for n in range(10)]
+    first = job.queues[0]._ledger.meta()
+    assert (first["max_workers"], first["slots"]) == (b"1", str(client._open().slots("cpu")).encode())
+
+
+def test_results_that_are_closed_give_no_more_and_come_again_from_the_cursor(client: Client) -> None:
+    job = client.run(Flow(plus_one), range(2_000), job=f"closed-{uuid.uuid4()}")
+    job.wait(30)
+    results = job.results(timeout=30)
+    got = list(itertools.islice(results, 1_500))
+    results.close()
+    assert list(results) == []
+    assert next(results, "no more") == "no more"
+    again = list(job.results(timeout=30, cursor=results.cursor))
+    assert again == [n + 1 for n in range(2_000 - len(again), 2_000)]
+    assert len(got) + len(again) >= 2_000
 
 
 def test_sources_run_on_workers(client: Client) -> None:

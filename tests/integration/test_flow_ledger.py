@@ -480,7 +480,7 @@ class TestMoving:
         (chunk,) = take(first, "x").chunks
         (other,) = take(first, "y").chunks
         claim = take(first, "x", 1, through(chunk))
-        assert (claim.chunks, claim.wait_ms) == ([], -1)
+        assert (claim.chunks, claim.called) == ([], True)
         assert first.move("a", "x", "x", "x-1", LONG_MS) == "b"
         assert [one.items for one in second.next("x-1", "x", LONG_MS, 1).chunks] == [1]
         assert first.next("x", "x", LONG_MS, 1).lost
@@ -512,7 +512,7 @@ class TestMoving:
         chunks = [take(first, ticket).chunks[0] for ticket in "xy"]
         claim = take(first, "x", 1, through(chunks[0]))
         assert claim.downstream_tickets == []
-        assert (claim.chunks, claim.wait_ms) == ([], -1)
+        assert (claim.chunks, claim.called) == ([], True)
         assert second.status().tickets == 0
         # One slot leaves: from now on a message brings another.
         first.next("x", "x", LONG_MS, 0)
@@ -585,10 +585,10 @@ class TestMoving:
         (chunk,) = last.next("x-2", "x", LONG_MS, 1).chunks
         last.next("x-2", "x", LONG_MS, 1, completions=[through(chunk, way=SHOWN)])
         assert first.move("c", "x-2", "x", "x-3", LONG_MS) == ""
-        assert last.next("x-2", "x", LONG_MS, 1).wait_ms == 0
+        assert last.next("x-2", "x", LONG_MS, 1).called is False
         assert first.put("filler", lease.epoch, 2, [(1, b"2")], 1).tickets == []
         assert last.redis.llen(keys.of_queue("job", "c", "bell")) == 1
-        assert last.next("x-2", "x", LONG_MS, 1).wait_ms == -1
+        assert last.next("x-2", "x", LONG_MS, 1).called is True
         assert first.move("c", "x-2", "x", "x-3", LONG_MS) == "a"
 
     def test_the_reaper_issues_whoever_is_there(self, queues: list[Ledger]) -> None:
@@ -600,3 +600,31 @@ class TestMoving:
         assert second.status().tickets == 0
         tickets, *_ = second.reap(1, nothing_under_way=True)
         assert len(tickets) == 1
+
+    def test_who_waits_for_a_rate_goes_where_there_is_work_and_is_called_back(self, redis: Redis) -> None:
+        first, second = chain(redis, ("a", FlowOptions(paths=True, head="a", rate=2)), ("b", FlowOptions(head="a")))
+        lease = first.join("filler")
+        first.put("filler", lease.epoch, 1, [(1, b"1"), (1, b"2")], 1)
+        (chunk,) = take(first, "x").chunks
+        claim = first.next("x", "x", LONG_MS, 1, completions=[through(chunk)], downstream_cap=1)
+        assert claim.wait_ms > 0
+        assert claim.called
+        assert first.move("a", "x", "x", "x-1", LONG_MS) == "b"
+        (chunk,) = second.next("x-1", "x", LONG_MS, 1).chunks
+        assert second.next("x-1", "x", LONG_MS, 1, completions=[through(chunk, way=SHOWN)]).called
+        assert first.move("b", "x-1", "x", "x-2", LONG_MS) == "a"
+
+    def test_a_slot_beside_one_that_gathers_moves(self, redis: Redis) -> None:
+        first, second, last = chain(
+            redis, ("a", FlowOptions(paths=True, head="a")), ("b", FlowOptions(reduce=True, head="a")),
+            ("c", FlowOptions(head="a")),
+        )  # fmt: skip
+        fill(first, *[1] * 6)
+        for _ in range(6):
+            (chunk,) = take(first, "x").chunks
+            take(first, "x", 0, through(chunk))
+        assert second.next("1", "y", LONG_MS, 1).chunks or take(second, "y").chunks
+        assert last.status().tickets == 0
+        assert second.status().tickets == 1
+        take(second, "z")
+        assert first.move("b", "z", "z", "z-1", LONG_MS) == ""

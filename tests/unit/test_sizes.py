@@ -29,7 +29,7 @@ def test_a_chunk_comes_to_hold_its_share_of_work() -> None:
 
 
 def test_what_a_small_chunk_takes_besides_its_items_does_not_keep_it_small() -> None:
-    sizes = Sizes()
+    sizes = Sizes(remaining=10**6)
     seen = grow(sizes, item_us=0.5, overhead_us=120)
     assert seen[-1] == MOST_ITEMS
     assert len(seen) <= 5
@@ -39,13 +39,16 @@ def test_a_chunk_grows_by_no_more_than_its_items_have_shown() -> None:
     sizes = Sizes()
     seen = grow(sizes, item_us=2_000)
     assert max(after / before for before, after in itertools.pairwise(seen)) <= 8
-    quick = Sizes()
-    quick.learn(100, 1)
-    assert quick.size == 100  # which take 10 ms if each takes what the first one did, all included
+    known = Sizes(remaining=10**6)
+    known.learn(100, 1)
+    assert known.size == 100  # which take 10 ms if each takes what the first one did, all included
+    unknown = Sizes()  # all that is left may be in one chunk, and may take longer
+    unknown.learn(100, 1)
+    assert unknown.size == 8
 
 
 def test_sizes_are_grown_when_a_whole_chunk_has_told_them() -> None:
-    sizes = Sizes()
+    sizes = Sizes(remaining=10**6)
     sizes.learn(100, 1)
     assert not sizes.grown
     sizes.learn(100 * sizes.size, sizes.size)

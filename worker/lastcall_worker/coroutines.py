@@ -393,12 +393,12 @@ def run(slot: Slot, work: Work) -> None:
             elif leaving:
                 if not claim.tickets or slot.send(work.celery, slot.address, claim.tickets):
                     break
-                slot.ticket = claim.tickets[0]
+                slot.take_on(claim.tickets[0])
                 leaving = False
             else:
                 if slot.events is not None:
                     slot.events.flush()
-                waited, leaving = slot.linger(work, claim)
+                waited, leaving = (True, True) if claim.called else slot.linger(work, claim)
     except TicketOver:
         pass
     finally:

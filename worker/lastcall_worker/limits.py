@@ -117,6 +117,11 @@ _numbers = itertools.count()  # of this process's rows
 _free: list[int] = []
 
 
+def is_child() -> bool:
+    """Whether this is one of the processes of a prefork worker, not its main process."""
+    return getattr(current_process(), "index", None) is not None
+
+
 def take_row() -> int:
     """A row that nobody else writes: those of prefork children follow one another."""
     index = getattr(current_process(), "index", None)

@@ -13,7 +13,7 @@ from collections.abc import Collection, Sequence
 from typing import Final, NamedTuple
 
 _ROWS: Final = 4096
-_ROW: Final = 4096  # bytes; memory is taken of those rows alone that were written
+_ROW: Final = 16384  # bytes; memory is taken of those rows alone that were written
 _HEAD = struct.Struct("<II")  # pid, bytes of text
 
 

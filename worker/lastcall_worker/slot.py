@@ -54,10 +54,12 @@ from lastcall.waiting import AWAY
 from lastcall_worker import gather, limits, moved, outputs, starters
 from lastcall_worker.celerytask import AskedAgain, SoftItemTimeout
 from lastcall_worker.emission import Emission, many
+from lastcall_worker.limits import is_child
 from lastcall_worker.loop import finish
 from lastcall_worker.monitored import Monitored
 from lastcall_worker.moved import Held
 from lastcall_worker.notes import notes_of
+from lastcall_worker.request import give_back
 from lastcall_worker.station import AGAIN_S, AWAY_S, Station, TicketOver, Work
 from lastcall_worker.station import station as a_station
 
@@ -164,6 +166,7 @@ class Slot:
         station = self.station
         work = station.work(self.address)
         self._end = time.monotonic() + station.settings.slice_s
+        moved.table.write(station.row, ())
         dying = False
         try:
             while work is not None:
@@ -174,11 +177,13 @@ class Slot:
                     self.issue(work)
                     break
                 work = self._serve(work)
-        except (SystemExit, KeyboardInterrupt):
-            dying = threading.current_thread() is threading.main_thread()
+        except (SystemExit, KeyboardInterrupt) as error:
+            dying = is_child()
+            if self._moves and not dying:  # a solo worker goes on, and knows no other ticket than the one it was sent
+                give_back(station.settings, self.address, self.ticket, crashed=True, why=repr(error), node=station.node)
             raise
         finally:
-            if self._moves and not dying:  # what a process held that dies its worker ends at once
+            if not dying:  # what a process held that dies its worker gives back
                 moved.table.write(station.row, ())
         if self.events is not None:
             self.events.flush()
@@ -202,6 +207,7 @@ class Slot:
                 try:
                     completions = self._complete_all(work, claim)
                 except TicketOver:
+                    self.issue(work)
                     break
                 busy_s = time.perf_counter() - began
                 # Very short chunks are taken several at a time; one that is not, alone.
@@ -213,11 +219,9 @@ class Slot:
                 if not claim.tickets or self.send(work.celery, self.address, claim.tickets):
                     break
                 # The ticket that would go to the back of the line cannot: it is run here, so that the work goes on.
-                self.ticket = claim.tickets[0]
-                self._moves += 1
-                moved.table.write(station.row, [Held(self.address, self.ticket)])
+                self.take_on(claim.tickets[0])
                 leaving, self._end = False, time.monotonic() + settings.slice_s
-            elif claim.wait_ms < 0 and self._move(work):
+            elif claim.called and self._move(work):
                 return station.work(self.address)
             else:
                 if self.events is not None:
@@ -226,6 +230,12 @@ class Slot:
                 if leaving and work.between and self._move(work):
                     return station.work(self.address)
         return None
+
+    def take_on(self, ticket: str) -> None:
+        """Go on with another ticket of the same queue."""
+        self.ticket = ticket
+        self._moves += 1
+        moved.table.write(self.station.row, [Held(self.address, ticket)])
 
     def _move(self, work: Work) -> bool:
         """Go on in another queue of the flow, with a ticket that is known there. False if none has need of a slot."""
@@ -263,6 +273,8 @@ class Slot:
         soon = 0 < claim.wait_ms <= _SOON_MS
         linger_s = self.station.settings.linger_s
         pause_s = claim.wait_ms / 1000 if soon else min(linger_s, _BETWEEN_S) if work.between else linger_s
+        if pause_s <= 0:  # which the server takes for no end
+            return True, True
         try:
             waited = not self.station.redis.blpop([work.ledger.bell_key], timeout=pause_s)
         except AWAY:

@@ -301,8 +301,10 @@ class Ledger:
             claim = Claim(chunks, _texts(reply[2]), _texts(reply[3]))
             if len(reply) == 4:
                 return claim
-            position, last, wait_ms, further = reply[4]
-            return claim._replace(position=position, last=last == 1, wait_ms=wait_ms, further=self._minted(further))
+            position, last, wait_ms, further, *called = reply[4]
+            return claim._replace(
+                position=position, last=last == 1, wait_ms=wait_ms, further=self._minted(further), called=called == [1]
+            )
         if code == Code.ENDED:
             further = self._minted(reply[3][3]) if len(reply) > 3 else ()
             return Claim([], _texts(reply[2]), [], ended=_text(reply[1]), further=further)

@@ -205,7 +205,7 @@ class Claim(NamedTuple):
 
     In a flow: position: items of the queue that were done before; last: of a gather, whether what does not fill a batch
     is to go, too, or the reduction ends; wait_ms: after how long to ask again, 0 if it is of no use to ask earlier than
-    the bell rings, -1 if another queue of the flow may lack slots; further: tickets of those behind the one downstream.
+    the bell rings; further: tickets of queues behind the one downstream; called: whether other queues may lack slots.
     """
 
     chunks: list[Chunk]
@@ -217,6 +217,7 @@ class Claim(NamedTuple):
     last: bool = False
     wait_ms: int = 0
     further: Sequence[Minted] = ()
+    called: bool = False
 
 
 class Emitted(NamedTuple):

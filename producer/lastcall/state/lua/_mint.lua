@@ -4,10 +4,12 @@
   are at queues of its flow already, which no message could bring: they are called instead, and whoever leaves, issues. ]]
 local function has_siblings(i) return (get(i, 'head') or '') ~= '' end
 
--- For whom a slot that looks around would come: chunks that may be claimed beyond the slots that wait for some.
+-- How many slots queue i has need of beyond those that wait there.
 local function lacking_slots(i)
-  local ready = get(i, 'rule') and claimable(i) or redis.call('LLEN', key(i, READY))
-  return ready > 0 and ready - (redis.call('HLEN', key(i, HELD)) - num(i, 'holding')) or 0
+  local ready, ms = claimable(i)
+  if ready == 0 or (is_gather(i) and num(i, 'holding') > 0) then return 0 end
+  if ms > 0 then ready = 1 end  -- one waits until its rate lets something through
+  return ready - (redis.call('HLEN', key(i, HELD)) - num(i, 'holding'))
 end
 
 local function all_here(i)

@@ -18,7 +18,8 @@ for j = 1, DEPTH do
 end
 if not has_ended(state) then
   if redis.call('HGET', key(i, HELD), ticket) ~= nonce then return {LOST} end
-  if claimable(i) > 0 and not is_closed(i) then return {NOTHING} end
+  local ready, ms = claimable(i)
+  if ready > 0 and ms == 0 and not is_closed(i) and not (is_gather(i) and num(i, 'holding') > 0) then return {NOTHING} end
 end
 
 -- The last to have been sent: the others' messages come earlier.
@@ -42,6 +43,7 @@ for j = DEPTH, 1, -1 do
       redis.call('ZREM', key(i, TICKETS), ticket)
       redis.call('HDEL', key(i, HELD), ticket)
       if num(i, 'waiting') > 0 then add(i, 'waiting', -1) end
+      if not has_ended(state) and lacking_slots(i) > 0 then call_over(i, 1) end  -- it waited for its rate
       return reply(OK, j)
     end
   end

@@ -15,9 +15,8 @@
         | {0 NOTHING, {}, downstream tickets to send, tickets of this queue to send, more} nothing may be claimed, or it leaves
         | {-1 LOST} the ticket is not valid any more: what it completes is discarded
         | {-2 ENDED, state, downstream tickets to send, more} | {-3 UNKNOWN}
-  more, for a flow's queue: {items done before, 1 if what does not fill a batch is to go as well, or a reduction ends, ms to ask again after, 0 when
-    the bell rings, -1 where it had better ask `move` whether other queues of the flow have need of it,
-    {number of a queue further downstream, {tickets of it to send}, ...}}
+  more, for a flow's queue: {items done before, 1 if what does not fill a batch is to go as well, or a reduction ends, ms to ask again after or 0,
+    {number of a queue further downstream, {tickets of it to send}, ...}, 1 where it had better ask `move`, since other queues of the flow lack slots}
   A ticket that holds more chunks than its slot knows is given the others again; one whose slot knows them all may claim
   others beside them, but none that came back from a crash. ]]
 --@include _queue
@@ -182,7 +181,7 @@ if not holds then
 end
 local downstream, more = {}
 if tickets_elsewhere then downstream, more = tickets_elsewhere() end
-if more and not holds and wait_ms == 0 and has_siblings(1) and is_called(1) then more[3] = -1 end
+if more then more[5] = not holds and has_siblings(1) and is_called(1) and 1 or 0 end
 if holds then return reply(OK, chunks, downstream, {}, more) end
 if has_ended(get(1, 'state')) then return reply(ENDED, get(1, 'state'), downstream, more) end
 return reply(NOTHING, {}, downstream, {}, more)
