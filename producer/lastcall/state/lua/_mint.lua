@@ -4,46 +4,49 @@
   are at queues of its flow already, which no message could bring: they are called instead, and whoever leaves, issues. ]]
 local function has_siblings(i) return (get(i, 'head') or '') ~= '' end
 
--- How many slots queue i has need of beyond those that wait there.
-local function lacking_slots(i)
-  local ready, ms = claimable(i)
-  if ready == 0 or (is_gather(i) and num(i, 'holding') > 0) then return 0 end
-  if ms > 0 then ready = 1 end  -- one waits until its rate lets something through
-  return ready - (redis.call('HLEN', key(i, HELD)) - num(i, 'holding'))
-end
+local lacking_slots, all_here, call_over, is_called
+if get(1, 'flow') and (DEPTH > 1 or has_siblings(1)) then  -- each function costs a call a little
+  -- How many slots queue i has need of beyond those that wait there.
+  function lacking_slots(i)
+    local ready, ms = claimable(i)
+    if ready == 0 or (is_gather(i) and num(i, 'holding') > 0) then return 0 end
+    if ms > 0 then ready = 1 end  -- one waits until its rate lets something through
+    return ready - (redis.call('HLEN', key(i, HELD)) - num(i, 'holding'))
+  end
 
-local function all_here(i)
-  local slots, here = num(i, 'slots'), 0
-  for j = 1, slots > 0 and DEPTH or 0 do
-    if get(j, 'celery') == get(i, 'celery') then
-      for _, ticket in ipairs(redis.call('HKEYS', key(j, HELD))) do
-        if string.sub(ticket, 1, 7) ~= 'helper-' then here = here + 1 end  -- of a slot that is counted where it waits
+  function all_here(i)
+    local slots, here = num(i, 'slots'), 0
+    for j = 1, slots > 0 and DEPTH or 0 do
+      if get(j, 'celery') == get(i, 'celery') then
+        for _, ticket in ipairs(redis.call('HKEYS', key(j, HELD))) do
+          if string.sub(ticket, 1, 7) ~= 'helper-' then here = here + 1 end  -- of a slot that is counted where it waits
+        end
+      end
+    end
+    return slots > 0 and here >= slots
+  end
+
+  -- Tell slots beside queue i that it has need of some: those that wait at their bells and those that find nothing next.
+  function call_over(i, slots)
+    for j = 1, DEPTH do
+      if j ~= i and get(j, 'celery') == get(i, 'celery') and not has_ended(get(j, 'state')) then
+        set(j, 'called', slots)
+        ring(j, slots)
       end
     end
   end
-  return slots > 0 and here >= slots
-end
 
--- Tell slots beside queue i that it has need of some: those that wait at their bells and those that find nothing next.
-local function call_over(i, slots)
-  for j = 1, DEPTH do
-    if j ~= i and get(j, 'celery') == get(i, 'celery') and not has_ended(get(j, 'state')) then
-      set(j, 'called', slots)
-      ring(j, slots)
+  -- Whether a slot that finds nothing in queue i had better ask `move`: it was called, or a queue downstream lacks slots.
+  function is_called(i)
+    if num(i, 'called') > 0 then
+      add(i, 'called', -1)
+      return true
     end
+    for j = i + 1, DEPTH do
+      if get(j, 'celery') == get(i, 'celery') and not has_ended(get(j, 'state')) and lacking_slots(j) > 0 then return true end
+    end
+    return false
   end
-end
-
--- Whether a slot that finds nothing in queue i had better ask `move`: it was called, or a queue downstream lacks slots.
-local function is_called(i)
-  if num(i, 'called') > 0 then
-    add(i, 'called', -1)
-    return true
-  end
-  for j = i + 1, DEPTH do
-    if get(j, 'celery') == get(i, 'celery') and not has_ended(get(j, 'state')) and lacking_slots(j) > 0 then return true end
-  end
-  return false
 end
 
 local function mint(i, cap, whoever_is_here)

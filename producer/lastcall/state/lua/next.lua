@@ -20,7 +20,7 @@
   A ticket that holds more chunks than its slot knows is given the others again; one whose slot knows them all may claim
   others beside them, but none that came back from a crash. ]]
 --@include _queue
-load(1, 'flow', 'record', 'rule', 'gather', 'state', 'ready', 'leased', 'delayed', 'holding', 'waiting', 'done', 'dead', 'bytes', 'busy', 'results', 'bounded',
+load(1, 'flow', 'head', 'record', 'rule', 'gather', 'state', 'ready', 'leased', 'delayed', 'holding', 'waiting', 'done', 'dead', 'bytes', 'busy', 'results', 'bounded',
   'alone', 'suspects', 'patience', 'bounds')
 --@include _bell
 --@include _history

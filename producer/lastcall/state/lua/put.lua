@@ -8,7 +8,7 @@
         | {-4 FULL, last sequence number accepted, room, tickets to send, microseconds an item} some chunks did not fit; room rings
         | {-1 LOST} the lease was lost or taken over, or chunks are missing before the first | {-2 ENDED, state} | {-3 UNKNOWN} ]]
 --@include _queue
-load(1, 'flow', 'record', 'rule', 'state', 'maxsize', 'maxbytes', 'bounds', 'sealed', 'put', 'ready', 'bytes', 'waiting', 'holding', 'celery', 'max_workers', 'done', 'dead', 'busy')
+load(1, 'flow', 'head', 'record', 'rule', 'state', 'maxsize', 'maxbytes', 'bounds', 'sealed', 'put', 'ready', 'bytes', 'waiting', 'holding', 'celery', 'max_workers', 'done', 'dead', 'busy')
 --@include _bell
 --@include _history
 --@include _rules
