@@ -23,7 +23,7 @@ from lastcall.current import current, running
 from lastcall.errors import FunctionNotAllowed, FunctionNotImportable, ItemTimeout
 
 if TYPE_CHECKING:
-    from lastcall_worker.slot import Running
+    from lastcall_worker.running import Running
 
 _REQUEUE_S: Final = 1.0
 _INSTALL: Final = "start the worker with the app that has it: celery -A their.app worker"

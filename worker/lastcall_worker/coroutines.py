@@ -28,7 +28,8 @@ from lastcall.waiting import AWAY
 from lastcall_worker import limits, starters
 from lastcall_worker.loop import enter_place, is_here, loop
 from lastcall_worker.monitored import Monitored
-from lastcall_worker.slot import Running, Slot, policy_of
+from lastcall_worker.running import Running
+from lastcall_worker.slot import Slot, policy_of
 from lastcall_worker.station import TicketOver
 
 if TYPE_CHECKING:

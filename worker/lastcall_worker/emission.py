@@ -22,7 +22,8 @@ from lastcall_worker.station import TicketOver
 
 if TYPE_CHECKING:
     from lastcall.state.records import Chunk, Completion, Emitted
-    from lastcall_worker.slot import Running, Slot
+    from lastcall_worker.running import Running
+    from lastcall_worker.slot import Slot
     from lastcall_worker.station import Work
 
 _MOST_ITEMS = 1_000  # outputs that are held back

@@ -14,6 +14,7 @@ from lastcall.payload import Origin, Outcome, seal_outcome, seal_traced
 from lastcall.state.records import AGAIN, ERROR, Completion, Output, Segment
 from lastcall_worker.notes import notes_of
 from lastcall_worker.outputs import last_way, origins_of, seal_output, split
+from lastcall_worker.packing import given_up
 
 if TYPE_CHECKING:
     from lastcall.state.records import Chunk, Claim, Note
@@ -54,7 +55,7 @@ class _Gather:
         last = len(self.claim.chunks) - 1
         for number, chunk in enumerate(self.claim.chunks):
             errors, rest = self.errors[number], self.rest if number == last else 0
-            letters, _ = self.slot.given_up(self.work, chunk, errors, {})
+            letters, _ = given_up(self.slot, self.work, chunk, errors, {})
             told = [self._told(chunk, errors, self.origins[number])] if errors and not letters else []
             done = chunk.items - len(letters) - rest
             found.append(

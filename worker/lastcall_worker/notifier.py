@@ -29,7 +29,7 @@ from lastcall.version import __version__
 if TYPE_CHECKING:
     from lastcall.settings import Settings
     from lastcall.state.ledger import Ledger
-    from lastcall_worker.slot import Running
+    from lastcall_worker.running import Running
 
 _log = logging.getLogger(__name__)
 

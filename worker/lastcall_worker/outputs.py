@@ -14,6 +14,7 @@ from lastcall.flowoptions import MANY
 from lastcall.outcome import PackedError, pack_error
 from lastcall.payload import Origin, Outcome, seal_outcome, seal_traced
 from lastcall.state.records import ERROR, NEXT, SHOWN, Completion, Output, Segment
+from lastcall_worker.packing import find_unserializable, given_up
 
 if TYPE_CHECKING:
     from lastcall.state.records import Chunk
@@ -36,8 +37,8 @@ def pack(
             segments = _Packer(slot, work, chunk, values, errors, again, busy_us).segments()
             break
         except NotSerializable:
-            slot.find_unserializable(chunk, values, errors)
-    letters, retried = slot.given_up(work, chunk, errors, again)
+            find_unserializable(slot, chunk, values, errors)
+    letters, retried = given_up(slot, work, chunk, errors, again)
     done = len(values) - len(letters) - len(retried)
     return Completion(chunk.id, done, len(letters), again=retried, letters=letters, segments=segments)
 

@@ -25,33 +25,27 @@ from lastcall.errors import (
     BadEnvelope,
     LastcallError,
     NotDeserializable,
-    NotSerializable,
     ServerOutOfMemory,
     ServerReadOnly,
     ServerUnreachable,
     UnknownJob,
 )
 from lastcall.flowoptions import MANY
-from lastcall.letters import write_letter
 from lastcall.outcome import PackedError, pack_error
 from lastcall.payload import (
     CALL,
     STAR,
     Origin,
-    Outcome,
     open_each,
     open_items,
     open_traced,
-    seal_outcome,
-    seal_parts,
-    seal_values,
 )
 from lastcall.policy import MOST_RETRIES, Policy
 from lastcall.state.ledger import Ledger
-from lastcall.state.records import Again, Completion, Output
+from lastcall.state.records import Completion
 from lastcall.tickets import SLOT_TASK
 from lastcall.waiting import AWAY
-from lastcall_worker import gather, limits, moved, outputs, starters
+from lastcall_worker import gather, limits, moved, outputs, packing, starters
 from lastcall_worker.celerytask import AskedAgain, SoftItemTimeout
 from lastcall_worker.emission import Emission, many
 from lastcall_worker.limits import is_child
@@ -60,6 +54,7 @@ from lastcall_worker.monitored import Monitored
 from lastcall_worker.moved import Held
 from lastcall_worker.notes import notes_of
 from lastcall_worker.request import give_back
+from lastcall_worker.running import Running
 from lastcall_worker.station import AGAIN_S, AWAY_S, Station, TicketOver, Work
 from lastcall_worker.station import station as a_station
 
@@ -79,56 +74,6 @@ _NO_LIMIT_S = 10 * 365 * 86_400
 _log = logging.getLogger(__name__)
 
 T = TypeVar("T")
-
-
-class Running:
-    """What `lastcall.current` tells while a chunk runs; `at` is the item's index in it."""
-
-    __slots__ = (
-        "_values", "_work", "celery", "chunk", "emission", "job", "made", "positions", "queue", "slot", "worker",
-    )  # fmt: skip
-
-    def __init__(self, slot: Slot, work: Work, chunk: Chunk) -> None:
-        self.slot = slot
-        self._work = work
-        self.job, self.queue = work.ledger.job, work.ledger.name
-        self.made = work.made[0].decode()
-        self.celery = work.celery
-        self.worker = slot.station.node
-        self.chunk = chunk
-        self.positions: Sequence[int] | None = None  # of the items that are run, where it is not all of them
-        self._values: Sequence[Any] = ()
-        self.emission: Emission | None = None  # of a generator's outputs, where they can be sent before it is done
-
-    def into(self, values: Sequence[Any], positions: Sequence[int] | None) -> None:
-        """What is returned comes to lie here: their number tells which item runs."""
-        self._values, self.positions = values, positions
-
-    @property
-    def at(self) -> int:
-        done = len(self._values)
-        return self.positions[done] if self.positions is not None else done
-
-    @property
-    def item(self) -> str:
-        return f"{self.chunk.root}#{self.chunk.start + self.at}"
-
-    @property
-    def attempt(self) -> int:
-        return self.chunk.tries + 1
-
-    def check_wait(self, what: str) -> None:
-        """Raise BlocksLoop where this may not block."""
-
-    @property
-    def settings(self) -> Settings:
-        return self.slot.station.settings
-
-    def help(self, ledger: Ledger) -> bool:
-        """Run a ready chunk of another queue here and now, if this worker serves that; else the next of the calls that
-        its slot has in hand, which nobody else can run."""
-        with limits.no_alarm():  # the time limit of who waits is not that of what it does meanwhile
-            return self.slot.help(ledger) or self.slot.run_next()
 
 
 class Slot:
@@ -560,97 +505,15 @@ class Slot:
         if work.flow:
             completion = outputs.pack(self, work, chunk, values, errors, again, busy_us)
         else:
-            completion = self._pack(work, chunk, values, errors, again, busy_us)
+            completion = packing.pack(self, work, chunk, values, errors, again, busy_us)
         if work.record:
             # Of a generator also what was emitted before.
             many = work.style == MANY
             made = sum(map(len, filter(None, values))) + chunk.skip if many else len(values) - len(errors)
-            alone = self._alone(work, chunk, list(errors)) if errors else {}
+            alone = packing.alone(self, work, chunk, list(errors)) if errors else {}
             origins = outputs.origins_of(self, chunk, range(chunk.items))
             completion.notes = notes_of(self, work, chunk, origins, made, errors, again, alone, busy_us)
         return completion
-
-    def _pack(
-        self, work: Work, chunk: Chunk, values: list[Any], errors: dict[int, PackedError], again: dict[int, int],
-        busy_us: int,
-    ) -> Completion:  # fmt: skip
-        station, ledger = self.station, work.ledger
-        sealer = station.sealer
-        last = len(ledger.names) == 1
-        sent: list[Output] = []
-        outcome = b""
-        while True:
-            try:
-                if last and work.results != "discard" and len(again) < len(values):
-                    shown = errors if not again else {at: errors[at] for at in errors if at not in again}
-                    packed = Outcome(busy_us, values, shown, list(again))
-                    outcome = seal_outcome(sealer, ledger.job, ledger.name, chunk.id, packed)
-                elif not last:
-                    passed = [v for at, v in enumerate(values) if at not in errors]
-                    sent = self._outputs(work, chunk, passed)
-                break
-            except NotSerializable:
-                self.find_unserializable(chunk, values, errors)
-        letters, retried = self.given_up(work, chunk, errors, again)
-        done = len(values) - len(letters) - len(retried)
-        return Completion(chunk.id, done, len(letters), outcome, sent, retried, letters)
-
-    def given_up(
-        self, work: Work, chunk: Chunk, errors: dict[int, PackedError], again: dict[int, int]
-    ) -> tuple[list[tuple[str, bytes]], list[Again]]:
-        """Letters of a chunk's items that are given up, where the queue has letters, and what is to be tried again."""
-        station, ledger = self.station, work.ledger
-        dead = [at for at in errors if at not in again] if work.on_error == "dead" else []
-        alone = self._alone(work, chunk, [*dead, *again]) if dead or again else {}
-        letters = []
-        for at in dead:
-            item = f"{chunk.root}#{chunk.start + at}"
-            about = (errors[at], chunk.tries + 1, station.node)
-            letter = write_letter(station.sealer, ledger.job, ledger.name, item, *about, alone[at], chunk)
-            letters.append((item, letter))
-        retried = [
-            Again(chunk.start + at, chunk.raises + 1, delay_ms, alone[at], chunk.crashes, chunk.losses)
-            for at, delay_ms in again.items()
-        ]
-        return letters, retried
-
-    def _alone(self, work: Work, chunk: Chunk, positions: Sequence[int]) -> dict[int, bytes]:
-        """Payloads with one item each, as it was put; the whole chunk's, where it is not genuine."""
-        if chunk.items == 1:
-            return dict.fromkeys(positions, chunk.payload)
-        try:
-            return seal_parts(self.station.sealer, work.ledger.job, work.ledger.name, chunk, positions)
-        except (BadEnvelope, NotDeserializable):
-            return dict.fromkeys(positions, chunk.payload)
-
-    def _outputs(self, work: Work, chunk: Chunk, values: list[Any]) -> list[Output]:
-        if not values:
-            return []
-        ledger = work.ledger
-        # Parts of one chunk have one root: their items' numbers tell them apart.
-        out = f"{work.down_index}-{chunk.root}"
-        if "/" in chunk.id:
-            out += f"-{chunk.start}-{chunk.start + chunk.items}"
-        payload = seal_values(self.station.sealer, ledger.job, ledger.names[1], out, values)
-        return [Output(out, len(values), payload)]
-
-    def find_unserializable(self, chunk: Chunk, values: list[Any], errors: dict[int, PackedError]) -> None:
-        found = False
-        for at, value in enumerate(values):
-            if at in errors:
-                continue
-            try:
-                self.station.sealer.dump(value)
-            except NotSerializable as error:
-                found = True
-                said = NotSerializable("the result of item", chunk.start + at, error.type_name, error.reason)
-                errors[at] = pack_error(said, self.station.sealer.keyed)
-                values[at] = None
-        if not found:  # each goes, all together do not: a value that changes as it is pickled
-            changing = NotSerializable("results", None, "list", "they change while they are serialized")
-            for at in range(len(values)):
-                errors[at] = pack_error(changing, self.station.sealer.keyed)
-                values[at] = None
 
 
 def policy_of(work: Work, item: Any) -> Policy:
