@@ -43,5 +43,5 @@ def test_a_child_writes_where_its_parent_reads(table: Table) -> None:
 
 def test_what_does_not_fit_is_not_written_and_said(table: Table) -> None:
     assert not table.write(4096, [ONE])
-    assert not table.write(1, [Held("j" * 5000, "1")])
+    assert not table.write(1, [Held("j" * 20_000, "1")])
     assert table.of({os.getpid()}) == []
