@@ -88,6 +88,10 @@ class Sizes:
             return True
         return self._learned >= self._size >= min(self._fitting(), self._most)
 
+    def fits(self, chunks: int) -> bool:
+        """Whether all that is left of the input goes into so many: then there is nothing to learn for."""
+        return self.remaining is not None and self.remaining <= chunks * self._size
+
     def next(self, slots: int) -> int:
         """Of the next chunk."""
         size = self._size

@@ -160,10 +160,10 @@ class Feeder:
                 continue
             if not through:
                 room = 2 * slots + 1 - feed.seq  # all that there is, until it is known what they take
-            elif not sizes.grown:
-                room = 2 * slots + 1 - ready
-            else:
+            elif sizes.grown or sizes.fits(_READY * slots):
                 room = _READY * slots * len(self._works) - ready
+            else:
+                room = 2 * slots + 1 - ready
             if room > 0:
                 return room
             self._news.wait(pause_s)

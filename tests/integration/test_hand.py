@@ -82,3 +82,18 @@ def test_a_ticket_leaves_when_its_hand_is_empty(redis: Redis) -> None:
     assert queue.status().started == 1
     assert take(queue, ticket, 0, *whole(hand)[1:]).ended == ""
     assert queue.status().state == "DRAINED"
+
+
+def test_a_hand_holds_no_more_items_than_were_asked_for_but_one_chunk(redis: Redis) -> None:
+    queue = make(redis)
+    lease = queue.join("p")
+    (ticket,) = put(queue, "p", lease.epoch, 1, 3, 2, 4, 1, cap=1).tickets
+    first = queue.next(ticket, "nonce", 60_000, 10, most_items=5)
+    assert ids(first) == ["1-1", "1-2"]
+    assert ready(queue) == ["1-3", "1-4"]
+    assert counters(queue) == {"put": 10, "ready": 5, "leased": 5}
+    # Asked again since the reply was lost, it gives the same.
+    assert ids(queue.next(ticket, "nonce", 60_000, 10, most_items=1)) == ["1-1", "1-2"]
+    second = queue.next(ticket, "nonce", 60_000, 10, completions=whole(first), most_items=2)
+    assert ids(second) == ["1-3"]
+    assert ready(queue) == ["1-4"]

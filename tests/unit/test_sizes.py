@@ -93,3 +93,14 @@ def test_a_given_size_is_the_size() -> None:
     assert sizes.grown
     sizes.learn(1, 1)
     assert sizes.next(SLOTS) == 7
+
+
+def test_what_is_left_of_an_input_of_known_length_may_fit_into_some_chunks() -> None:
+    sizes = Sizes(remaining=100)
+    sizes.learn(1_000, 1)
+    assert sizes.size == 10
+    assert not sizes.fits(9)
+    assert sizes.fits(10)
+    sizes.took(10, 0.0)
+    assert sizes.fits(9)
+    assert not Sizes().fits(10**9)

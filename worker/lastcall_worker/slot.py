@@ -137,10 +137,10 @@ class Slot:
         """Run a queue's chunks. Gives the work of the one to which the slot has moved, if it has."""
         station, settings = self.station, self.station.settings
         completions: list[Completion] = []
-        busy_s, want, waited, leaving = 0.0, 1, False, False
+        busy_s, want, most_items, waited, leaving = 0.0, 1, 0, False, False
         while True:
             leaving = leaving or time.monotonic() >= self._end
-            claim = self._next(work, 0 if leaving else want, completions, waited, busy_s)
+            claim = self._next(work, 0 if leaving else want, completions, waited, busy_s, most_items=most_items)
             self.send_downstream(work, claim)
             if claim.ended and work.down_celery and work.between and self._move(work):
                 return station.work(self.address)
@@ -155,8 +155,10 @@ class Slot:
                     self.issue(work)
                     break
                 busy_s = time.perf_counter() - began
-                # Very short chunks are taken several at a time; one that is not, alone.
-                want = max(1, min(_MOST_CHUNKS, int(_HAND_S * len(completions) / max(busy_s, 1e-6))))
+                # Very short chunks are taken several at a time; one that is not, alone. The next ones may be longer.
+                in_hand = _HAND_S / max(busy_s, 1e-6)
+                want = max(1, min(_MOST_CHUNKS, int(in_hand * len(completions))))
+                most_items = max(1, int(in_hand * sum(chunk.items for chunk in claim.chunks)))
                 if work.policy.timeout_s:
                     want = 1  # so that what is done does not wait beside an item that is late
             elif leaving:
@@ -227,8 +229,9 @@ class Slot:
         return waited, waited and not soon
 
     def _next(
-        self, work: Work, want: int, completions: list[Completion], waited: bool, busy_s: float, known: int = 0
-    ) -> Claim:
+        self, work: Work, want: int, completions: list[Completion], waited: bool, busy_s: float,
+        *, known: int = 0, most_items: int = 0,
+    ) -> Claim:  # fmt: skip
         """Complete and claim; again and again where the server is away, so that what is done is not done anew.
 
         Asked again, the ledger gives the same answer. Raises redis-py's errors after a minute.
@@ -239,6 +242,7 @@ class Slot:
                 self.ticket, self.nonce, station.lease_ms, want,
                 completions=completions, waited=waited, busy_us=int(busy_s * 1e6),
                 downstream_cap=station.registry.slots(work.down_celery) if work.down_celery else 0, known=known,
+                most_items=most_items if want > 1 else 0,
             )
         )  # fmt: skip
 

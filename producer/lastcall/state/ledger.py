@@ -278,11 +278,12 @@ class Ledger:
     def next(
         self, ticket: str, nonce: str, lease_ms: int, want: int, *,
         completions: Sequence[Completion] = (), waited: bool = False, stay: bool = False,
-        downstream_cap: int = 0, busy_us: int = 0, known: int = 0,
+        downstream_cap: int = 0, busy_us: int = 0, known: int = 0, most_items: int = 0,
     ) -> Claim:  # fmt: skip
         """Complete the chunks in hand and claim up to `want` others; 0 gives the ticket back, -1 claims the newest, -2
         the one for which those at the next gate wait.
 
+        most_items: after the first chunk, no more than so many items; 0 for any number.
         waited: the slot waited at the bell and was not rung for. stay: with 0, keep the ticket.
         busy_us: what the completions took together.
         known: chunks that stay in hand, being run: they are not given again, and others may be claimed beside them.
@@ -291,8 +292,8 @@ class Ledger:
         for completion in completions:
             args += completion.args()
         reply = script("next")(
-            self.redis, self._keys, ticket, nonce, lease_ms, want, "stay" if stay else "1" if waited else "",
-            downstream_cap, busy_us, len(completions), *args, known,
+            self.redis, self._keys, ticket, nonce, lease_ms, f"{want}:{most_items}" if most_items else want,
+            "stay" if stay else "1" if waited else "", downstream_cap, busy_us, len(completions), *args, known,
         )  # fmt: skip
         code = reply[0]
         if code == Code.OK or code == Code.NOTHING:

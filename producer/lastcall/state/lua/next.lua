@@ -2,7 +2,8 @@
 --[[ next: complete the chunks in hand, if any, and claim the oldest ready ones, in one round trip.
   KEYS  the queue's, then those downstream of it (_queue.lua)
   ARGV[1] ticket   ARGV[2] the slot's nonce   ARGV[3] lease in ms
-  ARGV[4] chunks wanted, 0 to leave, -1 for the newest one, -2 for the one whose turn it is at the next gate
+  ARGV[4] chunks wanted, or chunks:items, which after the first one shall not be exceeded; 0 to leave, -1 for the newest one, -2 for the one
+    whose turn it is at the next gate
   ARGV[5] "1" if the slot waited and was not woken, "stay" to complete alone and keep the ticket
   ARGV[6] cap on the tickets of the queue downstream
   ARGV[7] microseconds that the completions took
@@ -32,7 +33,9 @@ load(1, 'flow', 'head', 'record', 'rule', 'gather', 'state', 'ready', 'leased', 
 --@include _complete
 --@include _due
 --@include _choose
-local ticket, nonce, want = ARGV[1], ARGV[2], math.min(math.abs(ARGV[4]), 1000)
+local wanted, most_items = string.match(ARGV[4], '^(-?%d+):?(%d*)$')
+local ticket, nonce, want = ARGV[1], ARGV[2], math.min(math.abs(wanted), 1000)
+most_items = tonumber(most_items) or math.huge
 local newest, in_turn = ARGV[4] == '-1', ARGV[4] == '-2'
 local state = get(1, 'state')
 if not state then return {UNKNOWN} end
@@ -114,7 +117,8 @@ if #ids > 0 then
     local counts = {unpack_chunk(values[at])}
     local n = counts[N]
     local died = counts[CRASHES] + counts[LOSSES] > 0 and not is_gather(1)
-    if died and at + kept > 1 and not hand[id] then
+    local too_much = claimed > 0 and claimed + n > most_items and not is_gather(1)
+    if (too_much or (died and at + kept > 1)) and not hand[id] then
       -- One that may have killed its slot goes alone: it and those behind it go back.
       for back = #ids, at, -1 do redis.call('LPUSH', key(1, READY), ids[back]) end
       break
