@@ -71,12 +71,12 @@ local function mint(i, cap, whoever_is_here)
   return minted
 end
 
--- Those of queues from the first one on that may have more to be claimed than before: number, tickets, ...
-local function mint_woken(first)
+-- Those of queues from the first one on, or of those that are named (i -> true): number, tickets, ...
+local function mint_each(first, named)
   local minted = {}
-  if not FLOW then return minted end
   for i = first, DEPTH do
-    if woken[i] and not has_ended(get(i, 'state')) then
+    local state = (not named or named[i]) and get(i, 'state')
+    if state and not has_ended(state) then
       local tickets = mint(i, math.max(1, num(i, 'slots')))
       if #tickets > 0 then
         minted[#minted + 1] = i
@@ -86,3 +86,6 @@ local function mint_woken(first)
   end
   return minted
 end
+
+-- Those of queues that may have more to be claimed than before.
+local function mint_woken(first) return FLOW and mint_each(first, woken) or {} end

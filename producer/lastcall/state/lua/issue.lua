@@ -6,15 +6,4 @@
 --@include _bell
 --@include _rules
 --@include _mint
-local minted = {}
-for i = 1, DEPTH do
-  local state = get(i, 'state')
-  if state and not has_ended(state) then
-    local tickets = mint(i, math.max(1, num(i, 'slots')))
-    if #tickets > 0 then
-      minted[#minted + 1] = i
-      minted[#minted + 1] = tickets
-    end
-  end
-end
-return reply(OK, minted)
+return reply(OK, mint_each(1))
