@@ -309,7 +309,7 @@ class NotRecorded(LastcallError):
         self.job = job
         super().__init__(
             f"job {job} is not recorded: flows are, unless record= says otherwise, and queues that are made with "
-            'client.queue(..., record="all", "times" or "failures"); maps, calls and pools are not'
+            'client.queue(..., record="all", "times" or "failures"); maps, calls, pools and the mode serial are not'
         )
 
 

@@ -7,14 +7,15 @@ here, and what is tried again is so at once.
 from __future__ import annotations
 
 import itertools
+import os
 import time
 import uuid
 from collections.abc import Callable, Generator, Iterable, Iterator, Sized
 from types import TracebackType
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple, NoReturn
 
 from lastcall.current import running
-from lastcall.errors import ConfigError, DeadLetters, NothingToReduce, QueueCancelled, WaitTimeout
+from lastcall.errors import ConfigError, DeadLetters, NothingToReduce, NotRecorded, QueueCancelled, WaitTimeout
 from lastcall.flow import BATCH, REDUCE, Flow
 from lastcall.letters import DeadLetter
 from lastcall.map import Failure
@@ -131,6 +132,23 @@ class SerialJob:
         """Raises ConfigError: nobody else runs it."""
         del timeout
         raise ConfigError("detach()", "called on a job that workers run", 'one in mode "serial"', "choose another mode")
+
+    @property
+    def history(self) -> NoReturn:
+        """Raises NotRecorded, as what is told of it does."""
+        raise NotRecorded(self.id)
+
+    def on(self, kind: str, callback: Callable[..., object]) -> NoReturn:
+        """Raises NotRecorded."""
+        raise NotRecorded(self.id)
+
+    def trace(self, item: int | str) -> NoReturn:
+        """Raises NotRecorded."""
+        raise NotRecorded(self.id)
+
+    def gantt(self, path: str | os.PathLike[str], *, title: str | None = None) -> NoReturn:
+        """Raises NotRecorded."""
+        raise NotRecorded(self.id)
 
     def dead_letters(self) -> Iterator[DeadLetter]:
         """The items that were given up on, with on_error="dead"."""

@@ -520,6 +520,26 @@ class TestRoom:
         assert (queue.status().unread, results(queue)) == (0, [])
         assert put(queue, "p", lease.epoch, 2, 3).room == 0
 
+    def test_a_slot_is_told_when_what_is_to_be_tried_again_is_due(self, redis: Redis) -> None:
+        queue = make(redis)
+        lease = queue.join("p")
+        ticket = put(queue, "p", lease.epoch, 1, 1, 1).tickets[0]
+        (chunk,) = take(queue, ticket).chunks
+        (other,) = take(queue, ticket, 1, Completion(chunk.id, 0, again=[Again(0, 1, LONG_MS, b"x")])).chunks
+        assert take(queue, ticket).chunks == [other]
+        claim = take(queue, ticket, 1, Completion(other.id, 0, again=[Again(0, 1, 600, b"y")]))
+        assert claim.chunks == []
+        assert 0 < claim.wait_ms <= 600
+        queue.cancel()
+
+    def test_what_is_due_later_is_not_waited_for(self, redis: Redis) -> None:
+        queue = make(redis)
+        lease = queue.join("p")
+        ticket = put(queue, "p", lease.epoch, 1, 1).tickets[0]
+        (chunk,) = take(queue, ticket).chunks
+        claim = take(queue, ticket, 1, Completion(chunk.id, 0, again=[Again(0, 1, LONG_MS, b"x")]))
+        assert (claim.chunks, claim.wait_ms) == ([], 0)
+
     def test_items_that_are_tried_again_count_as_unread_once(self, redis: Redis) -> None:
         queue = make(redis, maxsize=4, results="once")
         lease = queue.join("p")

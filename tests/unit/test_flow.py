@@ -8,6 +8,7 @@ import itertools
 import operator
 import pickle
 from collections.abc import Callable, Iterator
+from pathlib import Path
 from typing import Any
 
 import cloudpickle
@@ -323,3 +324,17 @@ def test_what_the_input_raises_comes_behind_the_results_of_what_came_before() ->
     assert next(results) == 5
     with pytest.raises(OSError, match="the tape tore"):
         next(results)
+
+
+def test_the_serial_mode_says_that_it_records_nothing(tmp_path: Path) -> None:
+    job = Flow(square).run([1, 2])
+    asked: list[Callable[[], object]] = [
+        lambda: job.history,
+        lambda: job.on("failed", print),
+        lambda: job.trace(0),
+        lambda: job.gantt(tmp_path / "job.svg"),
+    ]
+    for ask in asked:
+        with pytest.raises(errors.NotRecorded, match=r"job serial-\w+ is not recorded: .* the mode serial"):
+            ask()
+    assert list(job.results()) == [1, 4]

@@ -67,7 +67,7 @@ _HAND_S = 0.002  # work that a slot takes in hand at once, when chunks are much 
 _MOST_CHUNKS = 16
 _LONG_S = 0.1  # where a chunk took longer, the next is shown as started before it ends
 
-_SOON_MS = 1000  # for which a slot waits itself until its queue's rate lets something through
+_SOON_MS = 1000  # for which a slot waits itself until its queue's rate lets something through, or a delay is over
 _BETWEEN_S = 0.005  # how long a slot lingers at most at a queue whose neighbours' tickets may wait for it
 _NO_LIMIT_S = 10 * 365 * 86_400
 
@@ -217,8 +217,8 @@ class Slot:
 
     def linger(self, work: Work, claim: Claim) -> tuple[bool, bool]:
         """Wait at the bell of a queue that had nothing. Gives whether it did not ring, and whether to leave then."""
-        soon = 0 < claim.wait_ms <= _SOON_MS
         linger_s = self.station.settings.linger_s
+        soon = 0 < claim.wait_ms <= _SOON_MS and (claim.wait_ms / 1000 <= linger_s or self._may_wait(work))
         pause_s = claim.wait_ms / 1000 if soon else min(linger_s, _BETWEEN_S) if work.between else linger_s
         if pause_s <= 0:  # which the server takes for no end
             return True, True
@@ -227,6 +227,12 @@ class Slot:
         except AWAY:
             waited = False  # asked again, that bears it
         return waited, waited and not soon
+
+    def _may_wait(self, work: Work) -> bool:
+        """Whether no ticket waits for this slot."""
+        with suppress(LastcallError, *AWAY):
+            return not self.station.tickets.waiting(work.celery)
+        return False
 
     def _next(
         self, work: Work, want: int, completions: list[Completion], waited: bool, busy_s: float,

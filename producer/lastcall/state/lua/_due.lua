@@ -13,3 +13,10 @@ local function due(i)
   end
   return #ids
 end
+
+-- In how many ms the next one's is, 0 where there is none.
+local function due_in(i)
+  if num(i, 'delayed') == 0 then return 0 end
+  local first = redis.call('ZRANGE', key(i, DELAYED), 0, 0, 'WITHSCORES')
+  return first[2] and math.max(1, first[2] - now()) or 0
+end

@@ -16,7 +16,7 @@
         | {0 NOTHING, {}, downstream tickets to send, tickets of this queue to send, more} nothing may be claimed, or it leaves
         | {-1 LOST} the ticket is not valid any more: what it completes is discarded
         | {-2 ENDED, state, downstream tickets to send, more} | {-3 UNKNOWN}
-  more, for a flow's queue: {items done before, 1 if what does not fill a batch is to go as well, or a reduction ends, ms to ask again after or 0,
+  more, for a flow's queue, or where it tells when to ask again: {items done before, 1 if what does not fill a batch is to go as well, or a reduction ends, ms to ask again after or 0,
     {number of a queue further downstream, {tickets of it to send}, ...}, 1 where it had better ask `move`, since other queues of the flow lack slots}
   A ticket that holds more chunks than its slot knows is given the others again; one whose slot knows them all may claim
   others beside them, but none that came back from a crash. ]]
@@ -179,6 +179,8 @@ end
 if holds or holding or not held then redis.call('HSET', key(1, HELD), ticket, table.concat(record, ' ')) end
 if not holds then
   settle(1)
+  local ms = due_in(1)
+  if ms > 0 and ms < SOON and (wait_ms == 0 or ms < wait_ms) then wait_ms = ms end
   -- No more wait than there are tickets: one that looked without waiting was counted, too.
   local waits = ARGV[5] ~= 'stay' and not has_ended(get(1, 'state'))
   if waits and num(1, 'waiting') < redis.call('ZCARD', key(1, TICKETS)) then add(1, 'waiting', 1) end
@@ -188,4 +190,5 @@ if tickets_elsewhere then downstream, more = tickets_elsewhere() end
 if more then more[5] = not holds and has_siblings(1) and is_called(1) and 1 or 0 end
 if holds then return reply(OK, chunks, downstream, {}, more) end
 if has_ended(get(1, 'state')) then return reply(ENDED, get(1, 'state'), downstream, more) end
+if wait_ms > 0 and not more then more = {0, 0, wait_ms, {}} end
 return reply(NOTHING, {}, downstream, {}, more)
