@@ -25,7 +25,9 @@ LEASE = {"LASTCALL_LEASE_S": "1.5", "LASTCALL_REAP_S": "0.2"}
 
 
 @contextlib.contextmanager
-def program(cluster: Cluster, script: str, *args: object) -> Iterator[subprocess.Popen[str]]:
+def program(
+    cluster: Cluster, script: str, *args: object, lease_s: float | None = None
+) -> Iterator[subprocess.Popen[str]]:
     """A Python program with a client of this server, and a way to say what it did: say(...)."""
     head = """
         import json, os, sys, threading, time
@@ -39,9 +41,10 @@ def program(cluster: Cluster, script: str, *args: object) -> Iterator[subprocess
             return json.loads(sys.stdin.readline())
 
     """
+    more = LEASE if lease_s is None else {**LEASE, "LASTCALL_LEASE_S": str(lease_s)}
     process = subprocess.Popen(
         [sys.executable, "-c", textwrap.dedent(head) + textwrap.dedent(script), *map(str, args)], text=True,
-        env=environment(cluster.url, cluster.key, LEASE), stdin=subprocess.PIPE, stdout=subprocess.PIPE,
+        env=environment(cluster.url, cluster.key, more), stdin=subprocess.PIPE, stdout=subprocess.PIPE,
     )  # fmt: skip
     try:
         yield process
@@ -91,7 +94,7 @@ with Client() as client:
         for one in spinning:
             one.start()
         say("spinning")
-        told()  # until five leases are over
+        told()  # until three leases are over
         out.put("after")
         over.set()
     say("left")
@@ -101,19 +104,20 @@ with Client() as client:
 @pytest.mark.parametrize("threads", [1, 16])
 def test_a_busy_program_keeps_its_lease(lonely: Cluster, threads: int) -> None:
     """Threads that want the interpreter all the time: the one that renews gets its turn many times a lease."""
-    with lonely.client(lease_s=1.5, reap_s=0.2) as client, program(lonely, BUSY, threads) as busy:
+    lease_s = 3.0
+    with lonely.client(lease_s=lease_s, reap_s=0.2) as client, program(lonely, BUSY, threads, lease_s=lease_s) as busy:
         assert said(busy) == ["spinning"]
         queue = client.queue("busy")
         server_s = _server_clock(client)
         silences: list[float] = []
-        while _server_clock(client) < server_s + 5 * 1.5:
+        while _server_clock(client) < server_s + 3 * lease_s:
             (producer,) = queue.status().producers
             assert producer.state == "live"
             silences.append(producer.silent_s)
         tell(busy, "enough")
         assert said(busy) == ["left"]
         assert list(queue) == ["before", "after"]
-        assert max(silences) < 1.5
+        assert max(silences) < lease_s
 
 
 def _server_clock(client: Client) -> float:

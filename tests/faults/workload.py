@@ -31,10 +31,15 @@ def slower(n: int) -> int:
     return n
 
 
-def produce(queue: Any, table: Any, name: str, first: int, accepted: Any) -> None:
-    """Put numbers into both queues, and say how many are known to be in them."""
+def produce(queue: Any, table: Any, name: str, first: int, accepted: Any, go_on: Any) -> None:
+    """Put numbers into both queues, and say how many are known to be in them; all but one when all parts have begun."""
     with queue.producer(name) as numbers, table.producer(name) as food:
         for n in range(first, first + ITEMS):
+            if n == first + 1:
+                numbers.flush()
+                food.flush()
+                accepted.value = 1
+                go_on.wait()
             numbers.put(n)
             food.put(n)
             accepted.value = min(numbers.position, food.position)
@@ -60,8 +65,11 @@ class Workload:
         self.accepted = [_context.Value("q", 0) for _ in range(2)]
         self.read = _context.Value("q", 0)
         self.got = _context.Queue()
+        self._go_on = _context.Event()
         self.processes = [
-            _context.Process(target=produce, args=(self.queue, self.table, f"p{at}", at * ITEMS, accepted), daemon=True)
+            _context.Process(
+                target=produce, args=(self.queue, self.table, f"p{at}", at * ITEMS, accepted, self._go_on), daemon=True
+            )
             for at, accepted in enumerate(self.accepted)
         ]
         self.processes.append(_context.Process(target=consume, args=(self.table, self.read, self.got), daemon=True))
@@ -73,7 +81,10 @@ class Workload:
         for process in self.processes:
             process.start()
         until(lambda: all(accepted.value for accepted in self.accepted), "both producers to begin")
+        until(lambda: self.read.value, "the consumer to begin")
         self._map.start()
+        until(lambda: self.mapped or self.error, "the map to begin")
+        self._go_on.set()
         return self
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, tb: TracebackType | None) -> None:
