@@ -138,6 +138,11 @@ class SerialJob:
         """Raises NotRecorded, as what is told of it does."""
         raise NotRecorded(self.id)
 
+    @property
+    def watch(self) -> NoReturn:
+        """Raises NotRecorded."""
+        raise NotRecorded(self.id)
+
     def on(self, kind: str, callback: Callable[..., object]) -> NoReturn:
         """Raises NotRecorded."""
         raise NotRecorded(self.id)

@@ -330,6 +330,7 @@ def test_the_serial_mode_says_that_it_records_nothing(tmp_path: Path) -> None:
     job = Flow(square).run([1, 2])
     asked: list[Callable[[], object]] = [
         lambda: job.history,
+        lambda: job.watch,
         lambda: job.on("failed", print),
         lambda: job.trace(0),
         lambda: job.gantt(tmp_path / "job.svg"),
