@@ -49,14 +49,7 @@ def _modes(stand: Stand) -> list[Row]:
         n = stand.size(size)
 
         def through(mode: str, n: int) -> Callable[[], float]:
-            def rate() -> float:
-                jobs = max(1, _A_ROUND // n)
-                with Stopwatch() as watch:
-                    for _ in range(jobs):
-                        check_sum(client.run(FLOW, range(n), mode=mode).results(), n)
-                return jobs * n / watch.seconds
-
-            return rate
+            return _rate(n, lambda: check_sum(client.run(FLOW, range(n), mode=mode).results(), n))
 
         seen = stand.race({mode: through(mode, n) for mode in MODES} | {"Celery": _chord(stand, min(n, _MOST_CELERY))})
         for mode in MODES:
@@ -71,16 +64,26 @@ def _chord(stand: Stand, n: int) -> Callable[[], float]:
     app = stand.celery
     step, total = app.tasks["benchmarks.step"], app.tasks["benchmarks.total"]
 
-    def rate() -> float:
+    chunks = [list(range(at, min(at + _CHUNK, n))) for at in range(0, n, _CHUNK)]
+
+    def job() -> None:
         from celery import chain, chord
 
+        parts = [chain(step.s(chunk, 1), step.s(0), step.s(-1)) for chunk in chunks]
+        got: Any = chord(parts)(total.s()).get(timeout=600)
+        assert got == n * (n - 1) // 2
+
+    return _rate(n, job)
+
+
+def _rate(n: int, job: Callable[[], None]) -> Callable[[], float]:
+    """What measures items per second, of jobs of so many."""
+
+    def rate() -> float:
         jobs = max(1, _A_ROUND // n)
-        chunks = [list(range(at, min(at + _CHUNK, n))) for at in range(0, n, _CHUNK)]
         with Stopwatch() as watch:
             for _ in range(jobs):
-                parts = [chain(step.s(chunk, 1), step.s(0), step.s(-1)) for chunk in chunks]
-                got: Any = chord(parts)(total.s()).get(timeout=600)
-                assert got == n * (n - 1) // 2
+                job()
         return jobs * n / watch.seconds
 
     return rate

@@ -100,7 +100,7 @@ class Feeder:
         feed = self._feed
         try:
             while not self._stopped.is_set() and not (feed.exhausted and not feed.unsent):
-                there = max(1, self._connection.slots(self._first.workers))
+                there = self._slots()
                 slots = min(there, self._max_workers or there)
                 room = self._look(slots)
                 if room <= 0:
@@ -116,7 +116,7 @@ class Feeder:
             return
         except (NotSerializable, ItemTooLarge):  # of what came before it the results are read
             while feed.unsent and not self._stopped.is_set():
-                put = feed.send(max(1, self._connection.slots(self._first.workers)))
+                put = feed.send(self._slots())
                 if put is not None and put.full:
                     self._wait_for_room()
             self._leave()
@@ -128,6 +128,10 @@ class Feeder:
             self._lose()
         else:
             self._leave()
+
+    def _slots(self) -> int:
+        """Those that serve the first queue, or will."""
+        return max(1, self._connection.slots(self._first.workers))
 
     def _read(self, slots: int, chunks: int) -> None:
         """Make chunks of the input: so many, or as many as come in some milliseconds; a part of the window."""

@@ -152,12 +152,13 @@ class FlowJob(Job):
         if self.feeder is not None and self.feeder.error is not None:
             raise self.feeder.error
 
-    def check_reduced(self) -> None:
-        """All its queues have ended: raises NothingToReduce."""
+    def check_reduced(self, statuses: Sequence[Status] | None) -> None:
+        """All its queues have ended: raises NothingToReduce. statuses: of these, where they are known."""
         needy = {plan.name for plan in self._plans if plan.reduces_nothing}
-        for status in self.status() if needy else ():
-            if status.name in needy and not status.put:
-                raise NothingToReduce(status.name)
+        if needy:
+            for status in self.status() if statuses is None else statuses:
+                if status.name in needy and not status.put:
+                    raise NothingToReduce(status.name)
 
     def wait(self, timeout: float | None = None) -> list[Status]:
         """Block until all its queues have ended. timeout: seconds.
@@ -182,7 +183,7 @@ class FlowJob(Job):
         for status in statuses:
             raise_for(status)
         self.check_fed()
-        self.check_reduced()
+        self.check_reduced(statuses)
         return statuses
 
     @reaching

@@ -37,7 +37,7 @@ class FlowResults(itertools.chain[Any]):
         last = job._made[-1]._ledger
         once = job._results == "once"
         reader = Reader(
-            job._connection, last, once=once, cursor=cursor, upstream=job._upstream, owes=job._window // _OWED
+            job._connection, last, once=once, cursor=cursor, upstream=job._upstream, may_owe=job._window // _OWED
         )
         run: list[Iterator[Any]] = []
         runs = _runs(job, reader, timeout, run)
@@ -105,11 +105,11 @@ def check_end(job: FlowJob, reader: Reader) -> None:
     """All was read: raises what went wrong."""
     job._ended = True
     job.check_fed()
-    if reader.ended != "DRAINED":
-        for status in job.status():
-            with contextlib.suppress(DeadLetters):
-                raise_for(status)
-    job.check_reduced()
+    statuses = job.status() if reader.ended != "DRAINED" else None
+    for status in statuses or ():
+        with contextlib.suppress(DeadLetters):
+            raise_for(status)
+    job.check_reduced(statuses)
 
 
 def _error(outcome: Outcome, at: int, keyed: bool) -> BaseException:

@@ -454,9 +454,10 @@ def make(
             raise QueueMismatch(error.queue, "notify", there, "this URL") from None
         said = _SAID.get(error.option, error.option)
         raise QueueMismatch(error.queue, said, error.expected, error.got) from None
-    meta = ledger.meta_announced(celery) if celery and state not in ENDED else ledger.meta()
-    if not celery and meta and state not in ENDED:
-        ledger.meta_announced(meta["celery"].decode())
+    live = state not in ENDED
+    meta = ledger.meta(announced=celery if live else None)
+    if live and celery is None and meta:
+        connection.redis.hset(keys.QUEUES, ledger.address, meta["celery"])
     if into is None and meta.get("down"):
         # It is one that was made with a queue downstream, by another.
         ledger = Ledger.open(connection.redis, job, name)

@@ -64,13 +64,13 @@ class Reader:
 
     cursor: "" or where an earlier reader stood: behind the last entry that was handed out as a whole.
     once: the queue has results="once": what was handed out, or `ack()` says, is removed, and makes room for producers.
-    owes: items that it may leave unacknowledged for some milliseconds. upstream: queues that feed it, which may be the
-    ones that nobody serves. After the last entry `ended` is the queue's state.
+    may_owe: items that it may leave unacknowledged for some milliseconds. upstream: queues that feed it, which may be
+    the ones that nobody serves. After the last entry `ended` is the queue's state.
     """
 
     def __init__(
         self, connection: Connection, ledger: Ledger, *,
-        once: bool, cursor: str = "", upstream: Sequence[Ledger] = (), owes: int = 0,
+        once: bool, cursor: str = "", upstream: Sequence[Ledger] = (), may_owe: int = 0,
     ) -> None:  # fmt: skip
         self.cursor = cursor or "0-0"
         self.ended = ""
@@ -81,7 +81,7 @@ class Reader:
         self._patience = Patience(connection)
         self._upstream = [(connection.asked(one), Patience(connection)) for one in upstream]
         self._once = once
-        self._owes = owes
+        self._may_owe = may_owe
         self._acked_at = 0.0  # when that was last done
         self._unacked = 0  # items
         self._unconfirmed: tuple[str, int] | None = None
@@ -147,7 +147,7 @@ class Reader:
                     entries = self.read(max(deadline.left(_OWED_S if self.owes else _LOOK_S), 0.001))
                     for _, together in itertools.groupby(entries, key=lambda entry: entry.at):
                         yield list(together)
-                    if not entries or self._unacked > self._owes or time.monotonic() > self._acked_at + _OWED_S:
+                    if not entries or self._unacked > self._may_owe or time.monotonic() > self._acked_at + _OWED_S:
                         self._ack(self.cursor)
                     if entries:
                         deadline = Deadline(timeout_s)

@@ -128,7 +128,7 @@ async def test_others_have_their_turn_while_results_are_read_that_are_there(clus
     async def others() -> None:
         nonlocal turns
         while True:
-            await asyncio.sleep(0)
+            await asyncio.sleep(0)  # one turn of the loop, which is what is counted
             turns += 1
 
     async with client_of(cluster) as client:

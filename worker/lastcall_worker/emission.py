@@ -18,7 +18,7 @@ from lastcall.state.records import Output, part_of
 from lastcall.waiting import AWAY
 from lastcall_worker import limits
 from lastcall_worker.outputs import MOST_BYTES, last_way, name_of, origins_of, seal_output
-from lastcall_worker.station import TicketOver
+from lastcall_worker.station import TicketOver, bear
 
 if TYPE_CHECKING:
     from lastcall.state.records import Chunk, Completion, Emitted
@@ -29,8 +29,6 @@ if TYPE_CHECKING:
 _MOST_ITEMS = 1_000  # outputs that are held back
 _LONG_S = 0.5  # for which outputs are held back
 _ROOM_S = 1.0  # how long to wait for the room bell before looking again
-_AWAY_S = 60.0  # how long the server may be away
-_AGAIN_S = 0.2
 
 
 def many(work: Work, running: Running, function: Callable[[Any], Iterable[Any]]) -> Callable[[Any], list[Any]]:
@@ -162,7 +160,7 @@ class Emission:
             )  # fmt: skip
 
         while True:
-            emitted = self._bearing(emit)
+            emitted = bear(emit)
             if emitted.lost:
                 raise TicketOver
             slot.send_downstream(work, emitted)
@@ -172,17 +170,6 @@ class Emission:
             if not self._help():
                 with suppress(*AWAY):
                     slot.station.redis.blpop([work.ledger.room_key], timeout=_ROOM_S)
-
-    def _bearing(self, emit: Callable[[], Emitted]) -> Emitted:
-        """Where the server is away: again and again. Asked again, the ledger does nothing twice."""
-        until = time.monotonic() + _AWAY_S
-        while True:
-            try:
-                return emit()
-            except AWAY:
-                if time.monotonic() >= until:
-                    raise
-                time.sleep(_AGAIN_S)
 
     def _help(self) -> bool:
         """Run what makes room: a chunk of a queue downstream, or the one for whose outputs those at the gate wait.

@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 
 GRACE_S: Final = 1.0  # from the alarm until the process is killed
 
-_ROWS: Final = 4096
+ROWS: Final = 4096  # of the tables in shared memory: moved.py has the other
 _ROW: Final = 1024
 _A_PROCESS: Final = 8  # rows of a prefork child: one, and more where a function waits for others and runs them
 _FACTS = struct.Struct("<IIqq480s480s")  # pid, item, delay, timeout, chunk, "address ticket"
@@ -53,9 +53,9 @@ class Table:
 
     def __init__(self) -> None:
         # Deadlines first, side by side, so that who looks for late ones touches nothing else.
-        memory = memoryview(mmap.mmap(-1, _ROWS * (_DEADLINE.size + _ROW)))
-        self._deadlines = memory[: _ROWS * _DEADLINE.size].cast("d")
-        self._facts = memory[_ROWS * _DEADLINE.size :]
+        memory = memoryview(mmap.mmap(-1, ROWS * (_DEADLINE.size + _ROW)))
+        self._deadlines = memory[: ROWS * _DEADLINE.size].cast("d")
+        self._facts = memory[ROWS * _DEADLINE.size :]
 
     def write(
         self, row: int, address: str, ticket: str, chunk: str, item: int, delay_ms: int | None, timeout_s: float,
@@ -66,7 +66,7 @@ class Table:
         left_s: what is left of its time, if that is not all.
         """
         what, where = chunk.encode(), f"{address} {ticket}".encode()
-        if row >= _ROWS or max(len(what), len(where)) > _TEXT_BYTES:
+        if row >= ROWS or max(len(what), len(where)) > _TEXT_BYTES:
             return False
         if left_s is None:
             left_s = timeout_s + (GRACE_S if has_alarm() else 0.0)
@@ -81,7 +81,7 @@ class Table:
 
     def clear(self, row: int) -> bool:
         """Nothing with a timeout is run there. False if it had been dealt with as late."""
-        if row >= _ROWS:
+        if row >= ROWS:
             return True
         in_time = self._deadlines[row] != 0.0
         self._deadlines[row] = 0.0
@@ -130,7 +130,7 @@ def take_row() -> int:
         return _free.pop()
     except IndexError:
         number = next(_numbers)
-        return first + number if index is None or number < _A_PROCESS else _ROWS
+        return first + number if index is None or number < _A_PROCESS else ROWS
 
 
 def give_row(row: int) -> None:

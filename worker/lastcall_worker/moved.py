@@ -12,7 +12,8 @@ import struct
 from collections.abc import Collection, Sequence
 from typing import Final, NamedTuple
 
-_ROWS: Final = 4096
+from lastcall_worker.limits import ROWS
+
 _ROW: Final = 16384  # bytes; memory is taken of those rows alone that were written
 _HEAD = struct.Struct("<II")  # pid, bytes of text
 
@@ -29,13 +30,13 @@ class Table:
 
     def __init__(self) -> None:
         # Heads first, side by side, so that who looks touches no more texts than there are.
-        memory = memoryview(mmap.mmap(-1, _ROWS * (_HEAD.size + _ROW)))
-        self._heads, self._texts = memory[: _ROWS * _HEAD.size], memory[_ROWS * _HEAD.size :]
+        memory = memoryview(mmap.mmap(-1, ROWS * (_HEAD.size + _ROW)))
+        self._heads, self._texts = memory[: ROWS * _HEAD.size], memory[ROWS * _HEAD.size :]
 
     def write(self, row: int, held: Sequence[Held]) -> bool:
         """Say what is run from now on. False if there is no room for it, and so nobody would know."""
         text = "\n".join(map(" ".join, held)).encode()
-        if row >= _ROWS or len(text) > _ROW:
+        if row >= ROWS or len(text) > _ROW:
             return False
         _HEAD.pack_into(self._heads, row * _HEAD.size, os.getpid(), 0)  # nothing, until all is written
         self._texts[row * _ROW : row * _ROW + len(text)] = text

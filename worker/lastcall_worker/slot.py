@@ -14,7 +14,7 @@ import uuid
 from collections import deque
 from collections.abc import Callable, Sequence
 from contextlib import suppress
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, Any
 
 from celery.app.task import Task
 from redis.exceptions import RedisError
@@ -55,7 +55,7 @@ from lastcall_worker.moved import Held
 from lastcall_worker.notes import notes_of
 from lastcall_worker.request import give_back
 from lastcall_worker.running import Running
-from lastcall_worker.station import AGAIN_S, AWAY_S, Station, TicketOver, Work
+from lastcall_worker.station import Station, TicketOver, Work, bear
 from lastcall_worker.station import station as a_station
 
 if TYPE_CHECKING:
@@ -72,8 +72,6 @@ _BETWEEN_S = 0.005  # how long a slot lingers at most at a queue whose neighbour
 _NO_LIMIT_S = 10 * 365 * 86_400
 
 _log = logging.getLogger(__name__)
-
-T = TypeVar("T")
 
 
 class Slot:
@@ -194,7 +192,7 @@ class Slot:
         if not moved.table.write(station.row, [here, *there]):
             return False
         self._moves += 1
-        name = self._bear(lambda: flow.move(work.ledger.name, self.ticket, self.nonce, ticket, station.lease_ms))
+        name = bear(lambda: flow.move(work.ledger.name, self.ticket, self.nonce, ticket, station.lease_ms))
         if name:
             self.address, self.ticket = f"{flow.job}/{name}", ticket
         moved.table.write(station.row, [Held(self.address, self.ticket)])
@@ -204,7 +202,7 @@ class Slot:
         """The slot has left: send tickets to other queues of the flow, which counted on it."""
         if work.between:
             flow = self._flow(work)
-            self._send_further(flow, self._bear(flow.issue))
+            self._send_further(flow, bear(flow.issue))
 
     def _flow(self, work: Work) -> Ledger:
         """Of its flow's first queue, which has all others downstream of it."""
@@ -243,7 +241,7 @@ class Slot:
         Asked again, the ledger gives the same answer. Raises redis-py's errors after a minute.
         """
         station = self.station
-        return self._bear(
+        return bear(
             lambda: work.ledger.next(
                 self.ticket, self.nonce, station.lease_ms, want,
                 completions=completions, waited=waited, busy_us=int(busy_s * 1e6),
@@ -251,18 +249,6 @@ class Slot:
                 most_items=most_items if want > 1 else 0,
             )
         )  # fmt: skip
-
-    def _bear(self, ask: Callable[[], T]) -> T:
-        """What the server says, as soon as it is there. Raises redis-py's errors after a minute."""
-        until = time.monotonic() + AWAY_S
-        while True:
-            try:
-                return ask()
-            except AWAY as error:
-                if time.monotonic() >= until:
-                    raise
-                _log.debug("queue %s: ticket %s waits for the server: %s", self.address, self.ticket, error)
-                time.sleep(AGAIN_S)
 
     def send_downstream(self, work: Work, claim: Claim | Emitted) -> None:
         """Send the tickets that queues downstream lack now."""

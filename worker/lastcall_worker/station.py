@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import os
 import time
 from collections import OrderedDict
@@ -9,7 +10,7 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from hmac import compare_digest
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Any, Final, TypeVar
 
 from redis.exceptions import RedisError
 
@@ -39,8 +40,12 @@ if TYPE_CHECKING:
     from lastcall.queue import Starter
     from lastcall.settings import Settings
 
-AWAY_S: Final = 60.0  # how long a slot bears that the server is away
-AGAIN_S: Final = 0.2
+T = TypeVar("T")
+
+_log = logging.getLogger(__name__)
+
+_AWAY_S: Final = 60.0  # how long a slot bears that the server is away
+_AGAIN_S: Final = 0.2
 _MOST_KEPT: Final = 1000  # functions
 _LARGE_BYTES: Final = 256 * 1024
 
@@ -185,15 +190,11 @@ class Station:
         return STORE.get(part.digest, self.settings.aside_cache_bytes, lambda: self._ask_for(job, part))
 
     def _ask_for(self, job: str, part: Part) -> bytes:
-        until = time.monotonic() + AWAY_S
-        while True:
-            try:
-                data = Ledger(self.redis, job, [job]).aside(part.digest)
-                break
-            except AWAY as error:
-                if time.monotonic() >= until:
-                    raise AsideLost(job, f"the server has been away for {AWAY_S:.0f} s: {error}") from error
-                time.sleep(AGAIN_S)
+        ledger = Ledger(self.redis, job, [job])
+        try:
+            data = bear(lambda: ledger.aside(part.digest))
+        except AWAY as error:
+            raise AsideLost(job, f"the server has been away for {_AWAY_S:.0f} s: {error}") from error
         if data is None:
             raise AsideLost(job, "it is not on the server: its job has expired, or was removed")
         if not compare_digest(self.sealer.digest(data), part.digest):
@@ -213,6 +214,22 @@ class Station:
         """Count an envelope that was not genuine, for `lastcall status`."""
         with suppress(RedisError):  # the error that is kept for it matters more
             self.redis.hincrby(keys.REFUSED, self.node, 1)
+
+
+def bear(ask: Callable[[], T]) -> T:
+    """What the server says, as soon as it is there; of what may be asked again.
+
+    Raises redis-py's errors after a minute.
+    """
+    until = time.monotonic() + _AWAY_S
+    while True:
+        try:
+            return ask()
+        except AWAY as error:
+            if time.monotonic() >= until:
+                raise
+            _log.debug("a slot waits for the server: %s", error)
+            time.sleep(_AGAIN_S)  # nothing tells when it is back
 
 
 _idle: list[Station] = []  # of this process: threads and greenlets come and go, stations stay

@@ -92,7 +92,7 @@ class AsyncFlowJob(AsyncJob):
         for status in statuses:
             raise_for(status)
         flow.check_fed()
-        await threads.ask(flow.check_reduced)
+        flow.check_reduced(statuses)
         return statuses
 
     async def cancel(self) -> list[Status]:

@@ -95,17 +95,19 @@ class Ledger:
     def room_key(self) -> bytes:
         return self._own[keys.PARTS.index("room")]
 
-    def meta(self) -> dict[str, bytes]:
-        """The queue's options and counters as they are stored; empty if there is no such queue."""
-        stored: Any = self.redis.hgetall(self._own[0])
-        return {name.decode(): value for name, value in stored.items()}
+    def meta(self, *, announced: str | None = None) -> dict[str, bytes]:
+        """The queue's options and counters as they are stored; empty if there is no such queue.
 
-    def meta_announced(self, celery_queue: str) -> dict[str, bytes]:
-        """meta(), and from now on the queue is among those that are looked at, as served by that Celery queue."""
-        pipeline = self.redis.pipeline(transaction=False)
-        pipeline.hset(keys.QUEUES, self.address, celery_queue)
-        pipeline.hgetall(self._own[0])
-        _, stored = pipeline.execute()
+        announced: the Celery queue that serves it; from now on reapers look after the queue.
+        """
+        stored: Any
+        if announced is None:
+            stored = self.redis.hgetall(self._own[0])
+        else:
+            pipeline = self.redis.pipeline(transaction=False)
+            pipeline.hset(keys.QUEUES, self.address, announced)
+            pipeline.hgetall(self._own[0])
+            _, stored = pipeline.execute()
         return {name.decode(): value for name, value in stored.items()}
 
     def is_as_made(self, made: Sequence[bytes]) -> bool:

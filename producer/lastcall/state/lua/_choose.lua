@@ -1,7 +1,7 @@
 --[[ _choose: the chunks that a slot is given, out of those that are ready. ]]
 local MOST_CHUNKS, MOST_ITEMS, MOST_BYTES = 256, 10000, 4000000  -- of a gather's hand, but for what a batch needs
 local take_items, gather, ration, take_turn
-if FLOW and (get(1, 'rule') or ARGV[4] == '-2') then  -- each function costs a call a little
+if FLOW and (get(1, 'rule') or in_turn) then  -- each function costs a call a little
   -- Chunks from the front that hold `most` items, or a little more; no more than fit into a hand, but `least` items.
   function take_items(i, most, least)
     local ids, items, bytes, at = {}, 0, 0, 0

@@ -4,13 +4,22 @@
   are at queues of its flow already, which no message could bring: they are called instead, and whoever leaves, issues. ]]
 local function has_siblings(i) return (get(i, 'head') or '') ~= '' end
 
-local lacking_slots, all_here, call_over, is_called
+local is_beside, open_chunks, lacking_slots, all_here, call_over, is_called
 if get(1, 'flow') and (DEPTH > 1 or has_siblings(1)) then  -- each function costs a call a little
+  -- Whether slots of queue i may move to queue j.
+  function is_beside(i, j) return j ~= i and get(j, 'celery') == get(i, 'celery') and not has_ended(get(j, 'state')) end
+
+  -- Chunks that one more slot could be given, and in how many ms where its rate lets nothing through before.
+  function open_chunks(i)
+    if is_closed(i) or (is_gather(i) and num(i, 'holding') > 0) then return 0, 0 end
+    return claimable(i)
+  end
+
   -- How many slots queue i has need of beyond those that wait there.
   function lacking_slots(i)
-    local ready, ms = claimable(i)
-    if ready == 0 or (is_gather(i) and num(i, 'holding') > 0) then return 0 end
-    if ms > 0 then ready = 1 end  -- one waits until its rate lets something through
+    local ready, ms = open_chunks(i)
+    if ready == 0 then return 0 end
+    if ms > 0 then ready = 1 end  -- one waits for its rate
     return ready - (redis.call('HLEN', key(i, HELD)) - num(i, 'holding'))
   end
 
@@ -29,7 +38,7 @@ if get(1, 'flow') and (DEPTH > 1 or has_siblings(1)) then  -- each function cost
   -- Tell slots beside queue i that it has need of some: those that wait at their bells and those that find nothing next.
   function call_over(i, slots)
     for j = 1, DEPTH do
-      if j ~= i and get(j, 'celery') == get(i, 'celery') and not has_ended(get(j, 'state')) then
+      if is_beside(i, j) then
         set(j, 'called', slots)
         ring(j, slots)
       end
@@ -43,7 +52,7 @@ if get(1, 'flow') and (DEPTH > 1 or has_siblings(1)) then  -- each function cost
       return true
     end
     for j = i + 1, DEPTH do
-      if get(j, 'celery') == get(i, 'celery') and not has_ended(get(j, 'state')) and lacking_slots(j) > 0 then return true end
+      if is_beside(i, j) and lacking_slots(j) > 0 then return true end
     end
     return false
   end
@@ -54,7 +63,7 @@ local function mint(i, cap, whoever_is_here)
   if (get(i, 'celery') or '') == '' then return minted end
   local most = num(i, 'max_workers')
   if most > 0 then cap = most end
-  local lacking = has_siblings(i) and not is_closed(i) and lacking_slots(i) or 0
+  local lacking = has_siblings(i) and lacking_slots(i) or 0
   if lacking > 0 then call_over(i, lacking) end
   local tickets = redis.call('ZCARD', key(i, TICKETS))
   if tickets >= cap or is_closed(i) then return minted end

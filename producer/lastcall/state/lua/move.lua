@@ -18,8 +18,8 @@ for j = 1, DEPTH do
 end
 if not has_ended(state) then
   if redis.call('HGET', key(i, HELD), ticket) ~= nonce then return {LOST} end
-  local ready, ms = claimable(i)
-  if ready > 0 and ms == 0 and not is_closed(i) and not (is_gather(i) and num(i, 'holding') > 0) then return {NOTHING} end
+  local ready, ms = open_chunks(i)
+  if ready > 0 and ms == 0 then return {NOTHING} end
 end
 
 -- The last to have been sent: the others' messages come earlier.
@@ -33,8 +33,7 @@ end
 
 -- The last queue first: what is nearly done makes room.
 for j = DEPTH, 1, -1 do
-  local there = j ~= i and get(j, 'state')
-  if there and not has_ended(there) and get(j, 'celery') == get(i, 'celery') and not is_closed(j) and lacking_slots(j) > 0 then
+  if is_beside(i, j) and lacking_slots(j) > 0 then
     local void, most = ticket_without_slot(j), num(j, 'max_workers')
     if void or most == 0 or redis.call('ZCARD', key(j, TICKETS)) < most then
       if void then redis.call('ZREM', key(j, TICKETS), void) end

@@ -32,11 +32,11 @@ load(1, 'flow', 'head', 'record', 'rule', 'gather', 'state', 'ready', 'leased', 
 --@include _settle
 --@include _complete
 --@include _due
---@include _choose
 local wanted, most_items = string.match(ARGV[4], '^(-?%d+):?(%d*)$')
 local ticket, nonce, want = ARGV[1], ARGV[2], math.min(math.abs(wanted), 1000)
 most_items = tonumber(most_items) or math.huge
-local newest, in_turn = ARGV[4] == '-1', ARGV[4] == '-2'
+local newest, in_turn = wanted == '-1', wanted == '-2'
+--@include _choose
 local state = get(1, 'state')
 if not state then return {UNKNOWN} end
 if has_ended(state) then return {ENDED, state, {}} end
@@ -119,7 +119,7 @@ if #ids > 0 then
     local died = counts[CRASHES] + counts[LOSSES] > 0 and not is_gather(1)
     local too_much = claimed > 0 and claimed + n > most_items and not is_gather(1)
     if (too_much or (died and at + kept > 1)) and not hand[id] then
-      -- One that may have killed its slot goes alone: it and those behind it go back.
+      -- One that may have killed its slot goes alone, and there is enough: it and those behind it go back.
       for back = #ids, at, -1 do redis.call('LPUSH', key(1, READY), ids[back]) end
       break
     end
