@@ -21,7 +21,7 @@ from lastcall_worker import attach
 from tests import their_app as theirs
 from tests.conftest import Cluster
 from tests.functions import plus_one, produce
-from tests.workers import IMPORTABLE, ROOT, Worker, environment
+from tests.workers import IMPORTABLE, ROOT, Worker, environment, until
 
 pytestmark = pytest.mark.integration
 
@@ -169,6 +169,29 @@ def test_without_a_key_tasks_of_the_workers_own_app_run(server: Any) -> None:
         assert list(client.map(theirs.add, [1, 2])) == [2, 3]
         with pytest.raises(errors.FunctionNotAllowed):
             client.map(plus_one, [1])
+
+
+def test_a_client_that_sends_its_tickets_to_another_broker_is_told(
+    server: Any, caplog: pytest.LogCaptureFixture
+) -> None:
+    url, key = server.unix_url, "a key for two brokers"
+    broker = (Settings.load(url).broker or "").replace("virtual_host=0", "virtual_host=3")
+    more = {"THEIR_BROKER": broker}
+    with Worker(url, key, "elsewhere", queues="theirs", pool="threads", command=COMMAND, more=more) as worker:
+        worker.ready()
+        with Client(url, key) as client:
+            future = client.submit(theirs.add, 1)
+            until(lambda: "take theirs from" in caplog.text, "the client to say so")
+            with pytest.raises(errors.WaitTimeout) as raised:
+                future.result(1)
+            assert future.cancel()
+        for said in (str(raised.value), caplog.text):
+            assert re.search(r"go to Celery's broker at \S+=0, and its workers take theirs from \S+=3: ", said)
+            assert "set LASTCALL_BROKER_URL" in said
+        caplog.clear()
+        with Client(url, key, broker_url=broker) as client:
+            assert client.submit(theirs.add, 1).result(30) == 2
+        assert not caplog.text
 
 
 def test_the_pages_programs_run(server: Any, tmp_path: Path) -> None:

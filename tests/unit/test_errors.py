@@ -132,6 +132,7 @@ def test_errors_are_caught_as_the_builtin_that_people_expect(
             errors.ServerUnreachable("redis://h", "refused"),
             ["redis://h", "refused", "LASTCALL_URL"],
         ),
+        (errors.ServerUnreachable("amqp://h//", "refused"), ["Celery's broker at amqp://h//", "LASTCALL_BROKER_URL"]),
         (errors.ServerTooOld("Redis 6.2", "Redis >= 7.0"), ["needs Redis >= 7.0", "Redis 6.2"]),
         (errors.NotSerializable("item", 3, "lock", "no"), ["item 3", "lock"]),
         (errors.NotSerializable("value", None, "lock", "no"), ["cannot send value (a lock): no"]),
