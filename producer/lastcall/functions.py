@@ -62,7 +62,9 @@ def dump(function: Function, sealer_has_key: bool) -> FunctionSpec:
     task = celerytask.task_of(function)
     if task is not None:
         celerytask.check(task)
-        return FunctionSpec("celery", task.name, f"{task.__module__}:{task.name}", f"celery:{task.name}")
+        # Of its class: a proxy of a task has a module of its own.
+        reference = f"{task.__class__.__module__}:{task.name}"
+        return FunctionSpec("celery", task.name, reference, f"celery:{task.name}")
     name = display_name(function)
     if not sealer_has_key:
         registered = name_of(function)
