@@ -108,6 +108,21 @@ class TestTheirTasks:
         backend = Celery(backend=Settings.load(client.settings.url).broker, set_as_current=False)
         assert backend.AsyncResult(identity).get(timeout=30) == 42
 
+    def test_are_what_they_are_where_some_of_their_arguments_are_bound(
+        self, client: Client, their_worker: Worker, name: str
+    ) -> None:
+        bound = functools.partial(functools.partial(theirs.sum_up, 1), y=2)
+        assert client.submit(bound, 10).result(30) == (1, 10, 2, their_worker.node)
+        assert list(client.map(bound, [10, 20])) == [(1, n, 2, their_worker.node) for n in (10, 20)]
+        queue = client.queue(name, functools.partial(theirs.automatic, until=2))
+        assert queue.workers == "theirs"
+        client.queue(name, functools.partial(theirs.automatic, until=2))  # the same
+        with pytest.raises(errors.FunctionMismatch):
+            client.queue(name, functools.partial(theirs.automatic, until=3))
+        assert client.submit(functools.partial(theirs.automatic, until=2)).result(30) == 2  # tried again as it says
+        with pytest.raises(errors.ItemTimeout):
+            client.submit(functools.partial(theirs.slow, careful=False), 2.0).result(30)
+
     def test_are_given_up_at_their_time_limit(self, client: Client, their_worker: Worker) -> None:
         with pytest.raises(errors.ItemTimeout) as raised:
             client.submit(theirs.slow, 2.0, False).result(30)
@@ -169,6 +184,8 @@ def test_without_a_key_tasks_of_the_workers_own_app_run(server: Any) -> None:
         assert list(client.map(theirs.add, [1, 2])) == [2, 3]
         with pytest.raises(errors.FunctionNotAllowed):
             client.map(plus_one, [1])
+        with pytest.raises(errors.FunctionNotAllowed, match="a partial's arguments are pickled"):
+            client.map(functools.partial(theirs.add, 1), [1])
 
 
 def test_a_client_that_sends_its_tickets_to_another_broker_is_told(
