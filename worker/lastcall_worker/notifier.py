@@ -38,7 +38,7 @@ _RETRIES: Final = 12  # the last some 20 to 40 minutes after the first
 _TIMEOUT: Final = urllib3.Timeout(connect=5.0, read=10.0)
 _ITEM_S: Final = 30.0  # for an answer that comes drop by drop
 _A_SWEEP: Final = 100
-_COUNTERS: Final = ("epoch", "put", "done", "dead", "cancelled")
+_COUNTERS: Final = ("epoch", "put", "done", "failed", "dead", "cancelled")
 
 
 class Teller:
