@@ -448,6 +448,14 @@ class NotificationFailed(LastcallError):
         super().__init__(f"{origin} did not accept notification {identity}: {reason}")
 
 
+class NotificationGone(LastcallError):
+    """Whoever was to be told wants to be told no more: it answered with status 410."""
+
+    def __init__(self, origin: str, identity: str) -> None:
+        self.origin, self.identity = origin, identity
+        super().__init__(f"{origin} wants no notifications any more (status 410), {identity} is not sent again")
+
+
 class BadNotification(LastcallError, ValueError):
     """A request is not a notification of lastcall's workers, or not one of now."""
 

@@ -135,9 +135,13 @@ def test_the_outcome_is_posted_and_can_be_verified(
     assert counted == [3, 3, 0, 0, 0, []]
     assert data["created"] <= data["ended"] == content["timestamp"]
     assert headers["webhook-id"] == content["id"]
-    for key in ("another key, that is not ours", notification_secret("another key, that is not ours")):
+    others = ("another key, that is not ours", notification_secret("another key, that is not ours"))
+    for some in ((others[0],), (others[1],), others):
         with pytest.raises(errors.BadNotification, match="signature"):
-            verify_notification(headers, body, key)
+            verify_notification(headers, body, *some)
+    assert verify_notification(headers, body, others[1], cluster.key) == content  # one takes another's place
+    with pytest.raises(errors.ConfigError, match="keys must be LASTCALL_KEY"):
+        verify_notification(headers, body)
     with pytest.raises(errors.BadNotification, match="signature"):
         verify_notification(headers, body.replace(b"DRAINED", b"drained"), cluster.key)
     with pytest.raises(errors.BadNotification, match="more than 1e-09 s from now"):
@@ -309,6 +313,18 @@ def test_a_redirect_is_not_followed_and_becomes_a_dead_letter(
     assert other.came.empty()
     assert client.job(identity).queues[0].retry_dead() == 1  # it may have been mended: the operator tries again
     assert json.loads(told.next()[1])["id"] == identity
+
+
+def test_who_is_gone_is_not_told_again(
+    client: Client, cluster: Cluster, teller: Worker, told: Receiver, name: str
+) -> None:
+    told.answers[:] = [(410, "")]
+    end(client, name, told.origin)
+    identity = json.loads(told.next()[1])["id"]
+    with pytest.raises(errors.DeadLetters):
+        client.job(identity).wait(30)
+    (letter,) = letters_of(client, identity)
+    assert (type(letter.error), letter.attempts) == (errors.NotificationGone, 1)
 
 
 def test_a_worker_that_dies_while_it_posts_does_not_lose_the_notification(

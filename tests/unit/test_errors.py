@@ -43,6 +43,7 @@ SAMPLES: list[LastcallError] = [
     errors.ItemTimeout("frames", 17, 2.5, 3),
     errors.NotificationRefused("https://hooks.example.com", ["http://127.0.0.1:8000"]),
     errors.NotificationFailed("https://hooks.example.com", "notify-1", "it answered with status 500", 500),
+    errors.NotificationGone("https://hooks.example.com", "notify-1"),
     errors.BadNotification("its signature is not of this key"),
     errors.NotRunning(),
     errors.MergeMismatch("fan_out", 2, 3),
