@@ -425,6 +425,35 @@ def test_a_subclass_is_set_up_once_in_each_slot() -> None:
         state.next = 3  # type: ignore[misc]
 
 
+class Shy(lastcall.local):
+    ready = True
+
+    def __init__(self) -> None:
+        self.half = 1
+        if not Shy.ready:
+            raise OSError("not yet")
+        self.whole = 2
+
+
+@pytest.mark.parametrize("kind", [Shy, type("Theirs", (threading.local,), {"__init__": Shy.__init__})])
+def test_one_whose_init_fails_is_set_up_by_the_next_use(kind: Callable[[], Any], monkeypatch: Any) -> None:
+    state = kind()
+    seen: list[Any] = []
+
+    def use() -> None:
+        for ready in (False, True):
+            monkeypatch.setattr(Shy, "ready", ready)
+            try:
+                seen.append(state.whole)
+            except OSError as error:
+                seen.append(str(error))
+
+    thread = threading.Thread(target=use)
+    thread.start()
+    thread.join()
+    assert seen == ["not yet", 2]
+
+
 @pytest.mark.parametrize(
     "make",
     [
