@@ -275,6 +275,7 @@ class TestAttach:
     def test_does_not_let_their_defaults_for_tasks_reach_its_own(self) -> None:
         app = attach(self.app(
             task_default_rate_limit="1/m", task_time_limit=5, task_soft_time_limit=4, task_acks_late=True,
+            task_annotations={"*": {"rate_limit": "1/m", "time_limit": 5, "soft_time_limit": 4, "acks_late": True}},
         ))  # fmt: skip
         slot = app.tasks["lastcall.slot"]
         assert not slot.rate_limit
