@@ -151,7 +151,7 @@ def test_the_outcome_is_posted_and_can_be_verified(
 def test_it_is_tried_again_under_the_same_id_until_it_is_accepted(
     client: Client, cluster: Cluster, teller: Worker, told: Receiver, name: str
 ) -> None:
-    told.answers[:] = [(500, ""), (404, "")]
+    told.answers[:] = [(500, ""), (304, "")]
     end(client, name, told.origin)
     came = [told.next() for _ in range(3)]
     contents = [verify_notification(headers, body, cluster.key) for headers, body, _ in came]

@@ -164,7 +164,7 @@ def deliver(item: notify.Notification) -> None:
     except (HTTPError, OSError) as error:
         _tell(origin, identity, str(error))
         raise NotificationFailed(str(origin), identity, str(error)) from error
-    if 300 <= status < 400:
+    if 300 <= status < 400 and location:
         raise NotificationRefused(str(origin), may, location)
     if status == _GONE:
         raise NotificationGone(str(origin), identity)
@@ -184,7 +184,7 @@ def _post(origin: notify.Origin, target: str, body: bytes, headers: dict[str, st
             retries=False, redirect=False, preload_content=False,
         )  # fmt: skip
         answer.close()  # what else it says is of no interest, however long it is
-        return int(answer.status), str(answer.headers.get("location", "nowhere"))[:200]
+        return int(answer.status), str(answer.headers.get("location", ""))[:200]
     finally:
         manager.clear()
 
