@@ -14,7 +14,7 @@ from typing import Any
 import pytest
 from celery import Celery
 
-from lastcall import Client, Pool, errors
+from lastcall import Client, Executor, Pool, errors
 from lastcall.celerytask import workers_of
 from lastcall.settings import Settings
 from lastcall_worker import attach
@@ -43,7 +43,7 @@ def their_worker(request: pytest.FixtureRequest, cluster: Cluster) -> Iterator[W
 
 @pytest.mark.usefixtures("their_worker")
 class TestTheirTasks:
-    def test_are_functions_of_every_call(self, client: Client, name: str) -> None:
+    def test_are_functions_of_every_call(self, client: Client, their_worker: Worker, name: str) -> None:
         assert list(client.map(theirs.add, range(100))) == list(range(1, 101))
         assert list(client.map(theirs.add, [1, 2], [10, 20])) == [11, 22]
         assert client.submit(theirs.add, 2, y=5).result(30) == 7
@@ -55,6 +55,11 @@ class TestTheirTasks:
         assert queue.workers == "theirs"
         with Pool(client=client) as pool:
             assert pool.map(functools.partial(theirs.add, 5), [1, 2]) == [6, 7]
+            told = [*pool.map(theirs.ask, [1, 2]), pool.apply(theirs.ask, (3,)), *pool.imap(theirs.ask, [4])]
+            assert {one["hostname"] for one in told} == {their_worker.node}
+            assert pool.apply(abs, (-1,)) == 1  # beside them, on the pool's own workers
+        with Executor(client=client, workers="theirs") as executor:
+            assert list(executor.map(theirs.automatic, [0, 1, 2], chunksize=3)) == [0, 1, 2]
 
     def test_know_their_request(self, client: Client, their_worker: Worker) -> None:
         one, two = client.map(theirs.ask, [1, 2])
