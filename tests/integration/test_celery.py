@@ -260,6 +260,9 @@ class TestAttach:
         monkeypatch.setenv("LASTCALL_URL", self.URL)
         settings = attach(self.app("amqp://guest@127.0.0.1//")).lastcall_settings
         assert (settings.url, settings.broker) == (self.URL, "amqp://guest@127.0.0.1//")
+        # Of the environment that clients have: its workers take tickets from nowhere but their app's.
+        monkeypatch.setenv("LASTCALL_BROKER_URL", "redis://127.0.0.1:6379/5")
+        assert attach(self.app("amqp://guest@127.0.0.1//")).lastcall_settings.broker == "amqp://guest@127.0.0.1//"
 
     def test_refuses_what_would_keep_tickets_from_their_slots(self) -> None:
         with pytest.raises(errors.ConfigError, match="LASTCALL_URL"):
