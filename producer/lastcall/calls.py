@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import threading
+import time
 import uuid
 from collections.abc import Callable, Iterable, Sequence
 from concurrent import futures
@@ -49,6 +50,7 @@ _Sent = tuple[tuple[Any, ...], tuple[Any, ...]]  # a function and its policy, as
 
 _BLOCK_S = 1.0
 _ACK_ITEMS = 1_000
+_OWED_S = 0.05  # for which answers that were handed out may be left unacknowledged
 _TELLING_S = 0.5  # from which on a timeout says why, which takes a round trip
 _CANCEL_ITEMS = 250  # in one script
 
@@ -375,20 +377,22 @@ class Calls:
         """Until the queue has ended; why calls that have no answer then will have none."""
         ledger = self.ledger
         reader = Reader(self._connection, ledger, once=True)
-        unacked = 0
+        unacked, acked_at = 0, time.monotonic()
         with self._connection.heart.watching(ledger):
             while not reader.ended:
-                if not self._futures and not self._closed and not self._no_more:
+                if not self._futures and not unacked and not self._closed and not self._no_more:
                     self._some.wait()
                     self._some.clear()
-                for entry in reader.read(_BLOCK_S):
+                # Who calls again as soon as it has its answer finds this reading, not acknowledging.
+                entries = reader.read(_BLOCK_S if self._futures or not unacked else _OWED_S)
+                for entry in entries:
                     unacked += 1
                     future = self._futures.pop(entry.number, None)
                     if future is not None:
                         self._settle(future, entry)
-                if unacked and (not self._futures or unacked >= _ACK_ITEMS):
+                if unacked and (not entries or unacked >= _ACK_ITEMS or time.monotonic() > acked_at + _OWED_S):
                     reader.ack(unacked)
-                    unacked = 0
+                    unacked, acked_at = 0, time.monotonic()
         return QueueCancelled(ledger.shown) if reader.ended == "CANCELLED" else self._not_run()
 
     def _over(self, error: BaseException) -> None:

@@ -34,7 +34,7 @@ from lastcall_worker.station import TicketOver
 
 if TYPE_CHECKING:
     from lastcall.state.ledger import Ledger
-    from lastcall.state.records import Chunk, Completion
+    from lastcall.state.records import Chunk, Claim, Completion
     from lastcall_worker.station import Work
 
 _log = logging.getLogger(__name__)
@@ -369,13 +369,15 @@ def run(slot: Slot, work: Work) -> None:
     end = time.monotonic() + station.settings.slice_s
     completions: list[Completion] = []
     busy_s, waited, leaving, look_s = 0.0, False, False, _LOOK_S
+    claim: Claim | None = None
     try:
         while True:
-            if not leaving and time.monotonic() >= end:
-                leaving = not (flight and _may_stay(slot, work))
-                end = time.monotonic() + station.settings.slice_s
-            want = 0 if leaving else flight.room
-            claim = slot._next(work, want, completions, waited, busy_s, known=len(flight))
+            if claim is None:
+                if not leaving and time.monotonic() >= end:
+                    leaving = not (flight and _may_stay(slot, work))
+                    end = time.monotonic() + station.settings.slice_s
+                want = 0 if leaving else flight.room
+                claim = slot._next(work, want, completions, waited, busy_s, known=len(flight))
             slot.send_downstream(work, claim)
             if claim.lost or claim.ended:
                 break
@@ -399,7 +401,11 @@ def run(slot: Slot, work: Work) -> None:
             else:
                 if slot.events is not None:
                     slot.events.flush()
-                waited, leaving = (True, True) if claim.called else slot.linger(work, claim)
+                claim, leaving = (claim, True) if claim.called else slot.linger(work, claim, flight.room)
+                waited = leaving
+                if not leaving:
+                    continue
+            claim = None
     except TicketOver:
         pass
     finally:

@@ -136,9 +136,11 @@ class Slot:
         station, settings = self.station, self.station.settings
         completions: list[Completion] = []
         busy_s, want, most_items, waited, leaving = 0.0, 1, 0, False, False
+        claim: Claim | None = None
         while True:
-            leaving = leaving or time.monotonic() >= self._end
-            claim = self._next(work, 0 if leaving else want, completions, waited, busy_s, most_items=most_items)
+            if claim is None:
+                leaving = leaving or time.monotonic() >= self._end
+                claim = self._next(work, 0 if leaving else want, completions, waited, busy_s, most_items=most_items)
             self.send_downstream(work, claim)
             if claim.ended and work.down_celery and work.between and self._move(work):
                 return station.work(self.address)
@@ -171,9 +173,13 @@ class Slot:
             else:
                 if self.events is not None:
                     self.events.flush()
-                waited, leaving = self.linger(work, claim)
-                if leaving and work.between and self._move(work):
+                claim, leaving = self.linger(work, claim, want, most_items)
+                if not leaving:
+                    continue
+                if work.between and self._move(work):
                     return station.work(self.address)
+                waited = True
+            claim = None
         return None
 
     def take_on(self, ticket: str) -> None:
@@ -213,18 +219,17 @@ class Slot:
                 work.flow_ledger = work.ledger
         return work.flow_ledger
 
-    def linger(self, work: Work, claim: Claim) -> tuple[bool, bool]:
-        """Wait at the bell of a queue that had nothing. Gives whether it did not ring, and whether to leave then."""
+    def linger(self, work: Work, claim: Claim, want: int, most_items: int = 0) -> tuple[Claim, bool]:
+        """Wait at the bell of a queue that had nothing, and claim. Gives what, and whether to leave then."""
         linger_s = self.station.settings.linger_s
         soon = 0 < claim.wait_ms <= _SOON_MS and (claim.wait_ms / 1000 <= linger_s or self._may_wait(work))
         pause_s = claim.wait_ms / 1000 if soon else min(linger_s, _BETWEEN_S) if work.between else linger_s
         if pause_s <= 0:  # which the server takes for no end
-            return True, True
-        try:
-            waited = not self.station.redis.blpop([work.ledger.bell_key], timeout=pause_s)
-        except AWAY:
-            waited = False  # asked again, that bears it
-        return waited, waited and not soon
+            return claim, True
+        claim = self._next(work, want, [], True, 0.0, most_items=most_items, wait_s=pause_s)
+        if claim.chunks or claim.ended or claim.lost:
+            return claim, False
+        return claim, time.monotonic() >= self._end or not (claim.rang or soon)
 
     def _may_wait(self, work: Work) -> bool:
         """Whether no ticket waits for this slot."""
@@ -234,7 +239,7 @@ class Slot:
 
     def _next(
         self, work: Work, want: int, completions: list[Completion], waited: bool, busy_s: float,
-        *, known: int = 0, most_items: int = 0,
+        *, known: int = 0, most_items: int = 0, wait_s: float = 0.0,
     ) -> Claim:  # fmt: skip
         """Complete and claim; again and again where the server is away, so that what is done is not done anew.
 
@@ -246,7 +251,7 @@ class Slot:
                 self.ticket, self.nonce, station.lease_ms, want,
                 completions=completions, waited=waited, busy_us=int(busy_s * 1e6),
                 downstream_cap=station.registry.slots(work.down_celery) if work.down_celery else 0, known=known,
-                most_items=most_items if want > 1 else 0,
+                most_items=most_items if want > 1 else 0, wait_s=wait_s,
             )
         )  # fmt: skip
 

@@ -41,9 +41,6 @@ class _Claiming(Consumer[T]):
         self._at += 1
         return [self._items[self._at - 1]]
 
-    def waited(self, *, rung: bool) -> None:
-        self._waited = not rung
-
     def undo(self) -> None:
         """The last item that was popped is not done."""
         if self._at:
@@ -100,8 +97,7 @@ class AsyncConsumer(Generic[T]):
                     what = await link.threads.ask(consumer.describe)
                     raise Empty(self._ledger.shown, deadline.waited_s, what)
                 waiting.help()
-                rung = await link.bells.rung(self._ledger.bell_key, waiting.most(deadline.left(_BELL_S)))
-                consumer.waited(rung=rung)
+                await link.bells.rung(self._ledger.bell_key, waiting.most(deadline.left(_BELL_S)))
         raise StopAsyncIteration
 
     async def done(self) -> None:
