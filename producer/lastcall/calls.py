@@ -42,7 +42,7 @@ from lastcall.waiting import AWAY, Deadline, describe, unreachable, warn_of_loop
 if TYPE_CHECKING:
     from lastcall.connection import Connection
     from lastcall.parcel import Parcel
-    from lastcall.queue import Starter
+    from lastcall.starter import Starter
     from lastcall.state.ledger import Ledger
 
 _Sent = tuple[tuple[Any, ...], tuple[Any, ...]]  # a function and its policy, as they travel
@@ -381,11 +381,7 @@ class Calls:
                 if not self._futures and not self._closed and not self._no_more:
                     self._some.wait()
                     self._some.clear()
-                for entry in reader.read(_BLOCK_S):
-                    unacked += 1
-                    future = self._futures.pop(entry.number, None)
-                    if future is not None:
-                        self._settle(future, entry)
+                unacked += self._settle_all(reader.read(_BLOCK_S))
                 if unacked and (not self._futures or unacked >= _ACK_ITEMS):
                     reader.ack(unacked)
                     unacked = 0
@@ -404,6 +400,16 @@ class Calls:
         error = LeaseLost(self.ledger.shown, self._producer.name)
         error.add_note("This call was not run: submit it again.")
         return error
+
+    def _settle_all(self, entries: Iterable[Entry]) -> int:
+        """Tell the futures. Gives how many entries there were, and holds none while the next ones are waited for."""
+        count = 0
+        for entry in entries:
+            count += 1
+            future = self._futures.pop(entry.number, None)
+            if future is not None:
+                self._settle(future, entry)
+        return count
 
     def _settle(self, future: Answer, entry: Entry) -> None:
         if entry.withdrawn:

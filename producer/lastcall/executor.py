@@ -233,12 +233,16 @@ def _handed_out(
 ) -> Generator[Any, None, None]:
     try:
         while futures:
-            value = futures[0].result(None if end is None else end - time.monotonic())
-            futures.popleft()
-            futures.extend(itertools.islice(submitted, 1))
-            yield value
+            yield _next(futures, submitted, end)  # a value is the reader's alone, who may have no room for two
     finally:
         _cancel(futures)
+
+
+def _next(futures: deque[Future[Any]], submitted: Iterator[Future[Any]], end: float | None) -> Any:
+    value = futures[0].result(None if end is None else end - time.monotonic())
+    futures.popleft()
+    futures.extend(itertools.islice(submitted, 1))
+    return value
 
 
 def _cancel(futures: Iterable[Future[Any]]) -> None:
@@ -253,4 +257,6 @@ def _cancel(futures: Iterable[Future[Any]]) -> None:
 
 def _flat(chunks: Iterator[list[Any]]) -> Iterator[Any]:
     for chunk in chunks:
-        yield from chunk
+        chunk.reverse()
+        while chunk:
+            yield chunk.pop()

@@ -8,6 +8,7 @@ import multiprocessing
 import subprocess
 import sys
 import threading
+import weakref
 from collections.abc import Callable, Iterator
 from concurrent.futures import FIRST_COMPLETED, CancelledError, Future, ProcessPoolExecutor, ThreadPoolExecutor
 from pathlib import Path
@@ -227,6 +228,14 @@ class TestBuffersize:
             with pytest.raises(error, match=said):
                 executor.map(square, [1], buffersize=value)
         assert list(executor.map(square, [3], buffersize=None)) == [9]
+
+
+@pytest.mark.parametrize("chunksize", [1, 3])
+def test_map_keeps_no_result_that_its_reader_has_let_go_of(executor: Base, chunksize: int) -> None:
+    for result in executor.map(set, [[n] for n in range(6)], chunksize=chunksize):
+        seen = weakref.ref(result)
+        del result
+        until(lambda: seen() is None, "the result to be gone")  # noqa: B023
 
 
 # Waiting
