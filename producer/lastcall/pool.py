@@ -96,7 +96,7 @@ class Pool:
 
     def __del__(self) -> None:
         if getattr(self, "_state", None) == _RUN:
-            warnings.warn(f"unclosed running pool {self!r}", ResourceWarning, source=self, stacklevel=2)
+            warnings.warn(f"unclosed running multiprocessing pool {self!r}", ResourceWarning, source=self, stacklevel=2)
 
     def __repr__(self) -> str:
         size = "all" if self._processes is None else self._processes

@@ -11,6 +11,7 @@ import threading
 import weakref
 from collections.abc import Callable, Iterator
 from concurrent.futures import FIRST_COMPLETED, CancelledError, Future, ProcessPoolExecutor, ThreadPoolExecutor
+from concurrent.futures.process import BrokenProcessPool
 from pathlib import Path
 from typing import Any
 
@@ -236,6 +237,12 @@ def test_map_keeps_no_result_that_its_reader_has_let_go_of(executor: Base, chunk
         seen = weakref.ref(result)
         del result
         until(lambda: seen() is None, "the result to be gone")  # noqa: B023
+
+
+@pytest.mark.parametrize("kind", ["processes", "lastcall"], indirect=True)
+def test_a_call_whose_process_dies_each_time_raises_what_a_broken_pool_does(executor: Base) -> None:
+    with pytest.raises(BrokenProcessPool):
+        executor.submit(functions.Deadly("exit", 3), 3).result(60)
 
 
 # Waiting

@@ -522,7 +522,7 @@ def test_a_pool_that_was_never_closed_is_warned_of(cluster: Cluster) -> None:
     with cluster.client() as client:
         for make in (lambda: multiprocessing.get_context("fork").Pool(1), lambda: lastcall.Pool(1, client=client)):
             made = [make()]
-            with pytest.warns(ResourceWarning, match="unclosed running"):
+            with pytest.warns(ResourceWarning, match="unclosed running multiprocessing pool"):
                 _drop(made)
 
 
