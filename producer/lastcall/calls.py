@@ -37,6 +37,7 @@ from lastcall.policy import Policy, told, told_of
 from lastcall.queue import make
 from lastcall.results import Entry, Reader
 from lastcall.task import task
+from lastcall.waiters import Waiters
 from lastcall.waiting import AWAY, Deadline, describe, unreachable, warn_of_loop
 
 if TYPE_CHECKING:
@@ -86,6 +87,8 @@ class Answer(Future[Any]):
         super().__init__()
         self.ledger = ledger  # of the queue that the call waits in; None: not known yet
         self.calls = calls  # None: it stands for more than one call, and cannot be taken back
+        if ledger is not None and running.get():
+            self._waiters = Waiters(ledger)
 
     def cancel(self) -> bool:
         """Take the call back, if no slot has it. A round trip to the server, none if it is not sent yet.
