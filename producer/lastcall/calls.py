@@ -341,7 +341,7 @@ class Calls:
                 with contextlib.suppress(LastcallError):  # what was lost is told by the futures
                     self._producer.close()
             else:
-                self._drop()
+                self.drop()
         finally:
             self._closed = True
             self._some.set()
@@ -349,7 +349,8 @@ class Calls:
                 self._reader.join()
                 self._aside.clear()
 
-    def _drop(self) -> None:
+    def drop(self) -> None:
+        """Cancel those that are out, and wait for nothing."""
         with contextlib.suppress(RedisError, LastcallError):  # it ends by itself when its lease has run out
             self._queue.cancel()
         self._producer.abandon()
@@ -370,7 +371,7 @@ class Calls:
             error = self._read()
         except BaseException as raised:  # whatever it is, nobody may wait for these futures for ever
             self._over(raised)
-            self._drop()
+            self.drop()
         else:
             self._over(error)
 

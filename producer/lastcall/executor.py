@@ -128,6 +128,20 @@ class Executor(concurrent.futures.Executor):
             if not work.reads_here:
                 work.close()
 
+    def terminate_workers(self) -> None:
+        """Python 3.14's: take no more calls, cancel those that no slot has, and wait for none of the others.
+
+        These raise QueueCancelled. What runs does so to its end, in processes that serve other programs, too, and what
+        it returns is dropped.
+        """
+        work = self._work
+        work.stop("cannot schedule new futures after shutdown")
+        work.cancel()
+        work.drop()
+        self.shutdown(wait=False)
+
+    kill_workers = terminate_workers
+
 
 class _Work:
     """What an executor has: its client, and its calls until they are done, whether or not it is referred to."""
@@ -220,6 +234,10 @@ class _Work:
     def cancel(self) -> None:
         for calls in self._calls:
             calls.cancel()
+
+    def drop(self) -> None:
+        for calls in self._calls:
+            calls.drop()
 
     def close(self) -> None:
         """Wait for what is out, and let go of everything."""

@@ -26,7 +26,7 @@ import pytest
 
 from lastcall import Client, Executor
 from lastcall.calls import Calls
-from lastcall.errors import FunctionNotAllowed, NotSerializable, NoWorker, RemoteTraceback
+from lastcall.errors import FunctionNotAllowed, NotSerializable, NoWorker, QueueCancelled, RemoteTraceback
 from tests import functions
 from tests.conftest import Cluster, start_server
 from tests.functions import Counted, Gate, add, odd_only, square
@@ -534,6 +534,24 @@ def test_an_executor_of_its_own_client_closes_it(cluster: Cluster, monkeypatch: 
         assert list(executor.map(square, range(3))) == [0, 1, 4]
         assert "<Executor unix://" in repr(executor)
     assert executor._work.client._closed
+
+
+@pytest.mark.parametrize("end", ["terminate_workers", "kill_workers"])
+def test_terminating_waits_for_nothing_and_others_are_served_on(
+    client: Client, cluster: Cluster, name: str, end: str
+) -> None:
+    executor = Executor(client=client)
+    gate, running = held(executor, cluster, name)
+    waiting = [executor.submit(square, n) for n in range(5)]
+    getattr(executor, end)()
+    assert [type(future.exception(30)) for future in running] == [QueueCancelled] * 2
+    assert all(future.cancelled() for future in waiting)
+    with pytest.raises(RuntimeError, match="after shutdown"):
+        executor.submit(square, 3)
+    gate.open(2)
+    assert client.submit(square, 3).result(30) == 9
+    executor.shutdown()
+    getattr(executor, end)()
 
 
 def test_shutdown_from_a_callback_does_not_wait_for_itself(client: Client, cluster: Cluster, name: str) -> None:
