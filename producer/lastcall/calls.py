@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import os
 import threading
 import uuid
 from collections.abc import Callable, Iterable, Sequence
@@ -24,6 +25,7 @@ from lastcall.current import HELP_S, current, help_with, running
 from lastcall.errors import (
     AsideLost,
     BadEnvelope,
+    ConfigError,
     ItemTooLarge,
     LastcallError,
     LeaseLost,
@@ -87,6 +89,7 @@ class Answer(Future[Any]):
         super().__init__()
         self.ledger = ledger  # of the queue that the call waits in; None: not known yet
         self.calls = calls  # None: it stands for more than one call, and cannot be taken back
+        self._pid = os.getpid()
         if ledger is not None and running.get():
             self._waiters = Waiters(ledger)
 
@@ -143,6 +146,11 @@ class Answer(Future[Any]):
     def _help(self, timeout: float | None) -> float | None:
         """Where this waits in a worker's function: until it is done, or time is over. Gives what is left of that."""
         if timeout != 0 and not self.done():
+            if os.getpid() != self._pid:
+                raise ConfigError(
+                    "the answer to a call", "waited for in the process that called", "a fork of it",
+                    "nobody reads what comes here",
+                )  # fmt: skip
             warn_of_loop()
         if not running.get():
             return timeout

@@ -24,6 +24,7 @@ from lastcall.calls import Answer, Calls, run_calls
 from lastcall.client import Client
 from lastcall.errors import (
     ClientClosed,
+    ConfigError,
     FunctionNotAllowed,
     InitializerFailed,
     ItemTooLarge,
@@ -177,6 +178,8 @@ class _Work:
         atexit.register(_wait_for_all)
 
     def submit(self, function: Any, args: Any, kwargs: dict[str, Any], policy: Policy | None = None) -> Future[Any]:
+        if os.getpid() != self._pid:  # a fork has copies of the locks, and none of the threads
+            raise ConfigError("an executor", "used in the process that made it", "a fork of it", "make another here")
         with self._lock:
             if self._over:
                 raise RuntimeError(self._over)

@@ -49,7 +49,8 @@ class Pool:
     arrives; imap() is 10,000 results ahead of its reader at most, until the pool is joined, and its input 1,000 items.
     @task's retries and timeout hold here, too.
 
-    Raises ValueError and TypeError as multiprocessing does, and what Client() raises.
+    Raises ValueError and TypeError as multiprocessing does, what Client() raises, and ConfigError in a fork of the
+    process that made it, where multiprocessing's would wait for ever.
     """
 
     _workers = "cpu"
@@ -201,6 +202,7 @@ class Pool:
         self._work.drain()
 
     def _check_running(self) -> None:
+        self._work.check_process()
         if self._state != _RUN:
             raise ValueError(f"Pool not running: its state is {self._state}, make another")
 

@@ -13,6 +13,7 @@ from redis.exceptions import RedisError
 from lastcall.asyncresult import Ahead, Callbacks, Feed, as_multiprocessing, not_callable
 from lastcall.calls import Answer, Calls
 from lastcall.errors import (
+    ConfigError,
     FunctionNotAllowed,
     ItemTooLarge,
     LastcallError,
@@ -64,6 +65,11 @@ class PoolWork:
         connection = client._open()
         connection.ensure_workers(workers)
         self._starter = starter(connection, workers, initializer, initargs, most_chunks, "maxtasksperchild")
+
+    def check_process(self) -> None:
+        """Raise ConfigError in a fork, which has copies of the locks, and none of the threads."""
+        if os.getpid() != self._pid:
+            raise ConfigError("a pool", "used in the process that made it", "a fork of it", "make another here")
 
     def submit(
         self, function: Callable[..., Any], args: Sequence[Any], kwargs: dict[str, Any], notify: str | None = None

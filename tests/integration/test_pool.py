@@ -801,6 +801,40 @@ def test_a_pool_leaves_its_client_open_and_a_pool_of_its_own_takes_the_environme
     assert result.get() == 1
 
 
+def test_a_fork_is_told_that_neither_the_pool_nor_its_results_are_its_own(
+    ours: lastcall.Pool, client: Client, gate: Gate
+) -> None:
+    executor = lastcall.Executor(client=client)
+    result, results, future = ours.apply_async(gate, (1,)), ours.imap(gate, [2]), executor.submit(gate, 3)
+    uses: list[Callable[[], Any]] = [
+        lambda: ours.map(square, [1]), lambda: ours.apply(square, (1,)), lambda: executor.submit(square, 1),
+        result.get, lambda: next(results), future.result,
+    ]  # fmt: skip
+    fork = multiprocessing.get_context("fork")
+    told, telling = fork.Pipe(duplex=False)
+    child = fork.Process(target=_say_errors, args=(uses, ours, telling))
+    child.start()
+    assert told.poll(30)
+    assert told.recv() == ["ConfigError"] * len(uses)
+    child.join(30)
+    assert child.exitcode == 0
+    gate.open(3)
+    assert [result.get(30), next(results), future.result(30), ours.apply(square, (3,))] == [1, 2, 3, 9]
+    executor.shutdown()
+
+
+def _say_errors(uses: list[Callable[[], Any]], pool: lastcall.Pool, telling: Any) -> None:
+    raised = []
+    for use in uses:
+        try:
+            use()
+        except Exception as error:
+            raised.append(type(error).__name__)
+    pool.close()
+    pool.join()  # its own, which is nothing
+    telling.send(raised)
+
+
 def test_pools_in_functions_on_all_slots_at_once_end(ours: lastcall.Pool) -> None:
     squares = sum(n * n for n in range(6))
     assert ours.map(functions.sum_by_pool, [6] * 4, 1) == [2 * squares + 36] * 4
