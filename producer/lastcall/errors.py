@@ -7,6 +7,8 @@ All of them pickle: they travel from workers to clients.
 import queue as _queue
 import sys
 from collections.abc import Sequence
+from concurrent.futures.process import BrokenProcessPool
+from pickle import PicklingError
 from typing import Any
 
 if sys.version_info >= (3, 13):
@@ -135,8 +137,11 @@ class BadEnvelope(LastcallError):
         super().__init__(f"refused an envelope{where}: {reason}")
 
 
-class NotSerializable(LastcallError, TypeError):
-    """A value cannot be sent. index: of the item in its chunk, None where there is just one."""
+class NotSerializable(LastcallError, TypeError, PicklingError):
+    """A value cannot be sent. index: of the item in its chunk, None where there is just one.
+
+    The TypeError, and the PicklingError, that programs know pickle by.
+    """
 
     def __init__(self, what: str, index: int | None, type_name: str, reason: str) -> None:
         self.what, self.index, self.type_name, self.reason = what, index, type_name, reason
@@ -406,8 +411,10 @@ class NoWorker(LastcallError):
         )
 
 
-class WorkerLost(LastcallError):
+class WorkerLost(LastcallError, BrokenProcessPool):
     """An item was given up, since the slot that ran it died each time.
+
+    A BrokenProcessPool where a process pool's program looks for that; the pool is whole, and runs others.
 
     item: its number in the input of a map, else its id; last: how the slot died the last time.
     """
@@ -478,9 +485,9 @@ class NotRunning(LastcallError, RuntimeError):
         )
 
 
-class InitializerFailed(LastcallError):
-    """The initializer of a pool raised in a slot, which runs nothing for that pool since. type_name, message: of what
-    it raised.
+class InitializerFailed(LastcallError, BrokenProcessPool):
+    """The initializer of a pool, or executor, raised in a slot, which runs nothing for that one since. type_name,
+    message: of what it raised.
     """
 
     def __init__(self, initializer: str, worker: str, type_name: str, message: str) -> None:

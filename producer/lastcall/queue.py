@@ -47,11 +47,9 @@ from lastcall.waiting import AWAY, raise_for, reaching, unreachable, wait_for_en
 if TYPE_CHECKING:
     from lastcall.client import Client
     from lastcall.settings import Settings
+    from lastcall.starter import Starter
 
 T = TypeVar("T")
-
-# What each slot does before its first item: whose it is, the wire of a function, its arguments by sealer.dump().
-Starter = tuple[str, tuple[Any, ...], bytes]
 
 _CURSOR = re.compile(r"\d+-\d+")
 # Options as client.queue() calls them, where the ledger has another word.
@@ -411,7 +409,7 @@ def make(
             wire = (*wire, fold.wire if fold is not None else None)
             identity += f", folded by {fold.identity}" if fold is not None else ""
         if starter is not None:
-            wire, identity = (*wire, starter), identity + STARTED
+            wire, identity = (*wire, tuple(starter)), identity + STARTED
         beside = parcel(connection, job)
         sealed = sealer.seal(wire, job, name, "function", parcel=beside)
         if style != CALL:

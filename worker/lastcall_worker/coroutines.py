@@ -376,7 +376,9 @@ def run(slot: Slot, work: Work) -> None:
                 if not leaving and time.monotonic() >= end:
                     leaving = not (flight and _may_stay(slot, work))
                     end = time.monotonic() + station.settings.slice_s
-                want = 0 if leaving else flight.room
+                left = starters.left(work.starter)
+                leaving = leaving or not left
+                want = 0 if leaving else min(flight.room, left)
                 claim = slot._next(work, want, completions, waited, busy_s, known=len(flight))
             slot.send_downstream(work, claim)
             if claim.lost or claim.ended:
@@ -397,11 +399,12 @@ def run(slot: Slot, work: Work) -> None:
                 if not claim.tickets or slot.send(work.celery, slot.address, claim.tickets):
                     break
                 slot.take_on(claim.tickets[0])
+                starters.count_anew(work.starter)
                 leaving = False
             else:
                 if slot.events is not None:
                     slot.events.flush()
-                claim, leaving = (claim, True) if claim.called else slot.linger(work, claim, flight.room)
+                claim, leaving = (claim, True) if claim.called else slot.linger(work, claim, want)
                 waited = leaving
                 if not leaving:
                     continue

@@ -130,6 +130,7 @@ class Slot:
                 moved.table.write(station.row, ())
         if self.events is not None:
             self.events.flush()
+        starters.check_worn()
 
     def _serve(self, work: Work) -> Work | None:
         """Run a queue's chunks. Gives the work of the one to which the slot has moved, if it has."""
@@ -139,8 +140,11 @@ class Slot:
         claim: Claim | None = None
         while True:
             if claim is None:
-                leaving = leaving or time.monotonic() >= self._end
-                claim = self._next(work, 0 if leaving else want, completions, waited, busy_s, most_items=most_items)
+                left = starters.left(work.starter)
+                leaving = leaving or time.monotonic() >= self._end or not left
+                claim = self._next(
+                    work, 0 if leaving else min(want, left), completions, waited, busy_s, most_items=most_items
+                )
             self.send_downstream(work, claim)
             if claim.ended and work.down_celery and work.between and self._move(work):
                 return station.work(self.address)
@@ -167,13 +171,14 @@ class Slot:
                     break
                 # The ticket that would go to the back of the line cannot: it is run here, so that the work goes on.
                 self.take_on(claim.tickets[0])
+                starters.count_anew(work.starter)
                 leaving, self._end = False, time.monotonic() + settings.slice_s
             elif claim.called and self._move(work):
                 return station.work(self.address)
             else:
                 if self.events is not None:
                     self.events.flush()
-                claim, leaving = self.linger(work, claim, want, most_items)
+                claim, leaving = self.linger(work, claim, min(want, left), most_items)
                 if not leaving:
                     continue
                 if work.between and self._move(work):

@@ -27,6 +27,7 @@ from lastcall.payload import CALL, STARTED
 from lastcall.place import taken as taken_place
 from lastcall.policy import Policy
 from lastcall.registry import Registry
+from lastcall.starter import Starter
 from lastcall.state import keys
 from lastcall.state.ledger import Ledger
 from lastcall.state.records import MADE, split
@@ -37,7 +38,6 @@ from lastcall_worker.events import TaskEvents
 from lastcall_worker.store import STORE
 
 if TYPE_CHECKING:
-    from lastcall.queue import Starter
     from lastcall.settings import Settings
 
 T = TypeVar("T")
@@ -130,7 +130,8 @@ class Station:
             elif style != CALL or name.endswith(STARTED):
                 wire = self.sealer.open(meta["function"], ledger.job, ledger.name, "function")
                 if name.endswith(STARTED):
-                    *wire, starter = wire
+                    *wire, asked = wire
+                    starter = Starter(*asked)
                 if style == MANY:
                     *wire, folds = wire
                     fold = functions.load(folds, self.node, self.sealer.keyed) if folds is not None else None
