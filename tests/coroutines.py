@@ -227,3 +227,11 @@ async def cancels_all(n: int) -> int:
             task.cancel()
     await asyncio.sleep(0.01)
     return n
+
+
+async def waits(thing: Any) -> Any:
+    return thing.wait()
+
+
+async def waits_in_a_thread(thing: Any) -> Any:
+    return await asyncio.to_thread(thing.wait, 0.1)

@@ -111,6 +111,7 @@ class Queue:
         self.acked = 0
         self.unread = 0
         self.busy = 0
+        self.failed = 0
         self.alone = ""  # the ticket that runs a suspect
 
     # What there is
@@ -423,6 +424,7 @@ class Queue:
             assert len(finished) == completion.done + completion.dead
             self._finish(finished[: completion.done], self.done)
             self._finish(finished[completion.done :], self.dead)
+            self.failed += completion.failed
             self.letters |= {name for name, _ in completion.letters}
             LETTERS.update((name, b"letter") for name, _ in completion.letters)
             for one in completion.again:
@@ -613,6 +615,7 @@ class Queue:
                 "come": len(self.producers),
                 "lost": sum(there.state == "lost" for there in self.producers.values()),
                 "busy": self.busy,
+                "failed": self.failed,
                 "suspects": sum(is_suspect(chunk) for chunk in self.ready),
             },
             "alone": self.alone,

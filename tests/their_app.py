@@ -26,6 +26,11 @@ def add(x: int, y: int = 1) -> int:
     return x + y
 
 
+@app.task(bind=True)
+def sum_up(self: Any, *numbers: int, y: int) -> tuple[int | str, ...]:
+    return *numbers, y, self.request.hostname
+
+
 @shared_task
 def shared(x: int) -> int:
     return x * 10

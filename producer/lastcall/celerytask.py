@@ -5,6 +5,7 @@ A client needs no Celery for this: who has a task has imported it.
 
 from __future__ import annotations
 
+import functools
 import sys
 from typing import Any
 
@@ -16,10 +17,12 @@ _OWN = ("celery.", "lastcall.")  # names of tasks that are machinery
 
 
 def task_of(function: Any) -> Any:
-    """The function, if it is a Celery task (or a proxy of one, as @app.task and @shared_task give); else None.
+    """The Celery task (or a proxy of one, as @app.task and @shared_task give) that a function is, or is a partial of;
+    else None.
 
     Raises ConfigError for a signature.
     """
+    function, _, _ = unbound(function)
     tasks, canvas = sys.modules.get("celery.app.task"), sys.modules.get("celery.canvas")
     if canvas is not None and isinstance(function, canvas.Signature):
         raise ConfigError(
@@ -27,6 +30,16 @@ def task_of(function: Any) -> Any:
             "give the task itself, with arguments as functools.partial(task, ...)",
         )  # fmt: skip
     return function if tasks is not None and isinstance(function, tasks.Task) else None
+
+
+def unbound(function: Any) -> tuple[Any, tuple[Any, ...], dict[str, Any]]:
+    """A function without the arguments that functools.partial gave it; and these."""
+    args: tuple[Any, ...] = ()
+    kwargs: dict[str, Any] = {}
+    while isinstance(function, functools.partial):
+        args, kwargs = (*function.args, *args), {**function.keywords, **kwargs}
+        function = function.func
+    return function, args, kwargs
 
 
 def timeout_s(task: Any) -> float | None:

@@ -62,13 +62,16 @@ class ConfigError(LastcallError, ValueError):
 
 
 class ServerUnreachable(LastcallError, ConnectionError):
-    """Nothing answers at the server's address. url: without its password."""
+    """Nothing answers at the server's address, or at that of Celery's broker. url: without its password."""
 
     def __init__(self, url: str, reason: str) -> None:
         self.url, self.reason = url, reason
+        scheme, there, _ = url.partition("://")
+        other = there and not scheme.startswith(("redis", "unix"))
+        what = "Celery's broker" if other else "a Redis or Valkey server"
         super().__init__(
-            f"expected a Redis or Valkey server at {url}, but it cannot be reached ({reason}): "
-            "start it, or point LASTCALL_URL at one that runs"
+            f"expected {what} at {url}, but it cannot be reached ({reason}): "
+            f"start it, or point {'LASTCALL_BROKER_URL' if other else 'LASTCALL_URL'} at one that runs"
         )
 
 
@@ -450,6 +453,14 @@ class NotificationFailed(LastcallError):
     def __init__(self, origin: str, identity: str, reason: str, status: int | None = None) -> None:
         self.origin, self.identity, self.reason, self.status = origin, identity, reason, status
         super().__init__(f"{origin} did not accept notification {identity}: {reason}")
+
+
+class NotificationGone(LastcallError):
+    """Whoever was to be told wants to be told no more: it answered with status 410."""
+
+    def __init__(self, origin: str, identity: str) -> None:
+        self.origin, self.identity = origin, identity
+        super().__init__(f"{origin} wants no notifications any more (status 410), {identity} is not sent again")
 
 
 class BadNotification(LastcallError, ValueError):

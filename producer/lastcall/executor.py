@@ -21,6 +21,7 @@ from typing import Any, TypeVar
 
 from lastcall import functions
 from lastcall.calls import Answer, Calls, run_calls
+from lastcall.celerytask import task_of
 from lastcall.client import Client
 from lastcall.errors import (
     ClientClosed,
@@ -92,8 +93,9 @@ class Executor(concurrent.futures.Executor):
 
         timeout: seconds from now, after which a result that is not there raises TimeoutError. chunksize: items that are
         one call, with one outcome: the first error in it; what @task(retries=) says goes for the whole of it, and what
-        timeout= says for each item. buffersize: calls whose results are not read yet, so that the iterables are read
-        lazily; None: all are read and sent at once. Left early, or ended by an error, it cancels what has not begun.
+        timeout= says for each item. Each item of a Celery task is a call, whatever it says. buffersize: calls whose
+        results are not read yet, so that the iterables are read lazily; None: all are read and sent at once. Left
+        early, or ended by an error, it cancels what has not begun.
         """
         _int("chunksize", chunksize)
         if chunksize < 1:
@@ -104,7 +106,7 @@ class Executor(concurrent.futures.Executor):
                 raise ValueError(f"buffersize must be None or > 0, got {buffersize}")
         end = None if timeout is None else time.monotonic() + timeout
         work, items = self._work, zip(*iterables, strict=False)
-        if chunksize == 1:
+        if chunksize == 1 or task_of(fn) is not None:  # a Celery task is one for each call
             return _results((work.submit(fn, args, {}) for args in items), buffersize, end)
         chunks = iter(lambda: tuple(itertools.islice(items, chunksize)), ())
         results = _results((work.submit_chunk(fn, chunk) for chunk in chunks), buffersize, end)

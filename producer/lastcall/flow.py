@@ -352,7 +352,8 @@ def _plain(what: str, function: object) -> None:
     _callable(what, function)
     if runs_alone(function):
         kind = "coroutine function" if awaits(function) else "Celery task"
-        raise ConfigError(what, "given a plain function", f"the {kind} {function!r}")
+        instead = "its run() is one: task.run" if is_celery_task(function) else ""
+        raise ConfigError(what, "given a plain function", f"the {kind} {function!r}", instead)
 
 
 def awaits(function: object) -> bool:

@@ -36,8 +36,8 @@ class FunctionSpec:
     """A function as it travels.
 
     kind: "ref" (body "module:qualname"), "task" (body: the registered name), "celery" (body: a Celery task's
-    "module:name"), "value" (body: a pickle). name: for people, "module.qualname". identity: equal if it is the same
-    function.
+    "module:name"; of a partial, a pickle of that and its arguments), "value" (body: a pickle). name: for people,
+    "module.qualname". identity: equal if it is the same function.
     """
 
     kind: Literal["ref", "task", "celery", "value"]
@@ -62,7 +62,7 @@ def dump(function: Function, sealer_has_key: bool) -> FunctionSpec:
     task = celerytask.task_of(function)
     if task is not None:
         celerytask.check(task)
-        return FunctionSpec("celery", task.name, f"{task.__module__}:{task.name}", f"celery:{task.name}")
+        return _dump_celery(function, task, sealer_has_key)
     name = display_name(function)
     if not sealer_has_key:
         registered = name_of(function)
@@ -81,6 +81,25 @@ def dump(function: Function, sealer_has_key: bool) -> FunctionSpec:
     except NotSerializable as error:
         raise NotSerializable(f"function {name}", None, error.type_name, error.reason) from error
     return FunctionSpec("value", name, body, f"{name}#{fingerprint(function)}")
+
+
+def _dump_celery(function: Function, task: Any, sealer_has_key: bool) -> FunctionSpec:
+    # Of its class: a proxy of a task has a module of its own.
+    reference, identity = f"{task.__class__.__module__}:{task.name}", f"celery:{task.name}"
+    _, args, kwargs = celerytask.unbound(function)
+    if not args and not kwargs:
+        return FunctionSpec("celery", task.name, reference, identity)
+    if not sealer_has_key:
+        raise FunctionNotAllowed(
+            task.name,
+            "a partial's arguments are pickled, which needs a key: set LASTCALL_KEY on both sides, or give the task "
+            "itself, and the arguments with each item",
+        )
+    try:
+        body = dump_pickle((reference, args, kwargs))
+    except NotSerializable as error:
+        raise NotSerializable(f"arguments of {task.name}", None, error.type_name, error.reason) from error
+    return FunctionSpec("celery", task.name, body, f"{identity}#{fingerprint((args, kwargs))}")
 
 
 def load(wire: Sequence[Any], worker: str, sealer_has_key: bool) -> Function:
@@ -144,8 +163,13 @@ def _load_reference(reference: str, worker: str) -> Function:
 
 
 def _load_value(body: bytes, name: str, worker: str) -> Function:
+    return _checked(unpickle(body, name, worker), name, worker)
+
+
+def unpickle(body: bytes, name: str, worker: str) -> Any:
+    """What a function of this name brings along, out of an envelope that was signed. Raises FunctionNotImportable."""
     try:
-        function = pickle.loads(body)
+        return pickle.loads(body)
     except ModuleNotFoundError as error:
         raise FunctionNotImportable(error.name or name, worker, f"function {name} needs it: {_INSTALL}") from error
     except Exception as error:  # unpickling imports the user's modules, which may raise anything
@@ -155,7 +179,6 @@ def _load_value(body: bytes, name: str, worker: str) -> Function:
             f"rebuilding it failed with {type(error).__name__}: {error}: put the same versions of "
             "Python and of its modules on the worker as at the client",
         ) from error
-    return _checked(function, name, worker)
 
 
 def import_module(name: str, worker: str) -> Any:

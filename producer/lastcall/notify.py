@@ -145,13 +145,14 @@ def sign(key: bytes, identity: str, body: bytes, now_s: float | None = None) -> 
 
 
 def verify_notification(
-    headers: Mapping[str, str], body: bytes | str, key: str | bytes, *, tolerance_s: float = TOLERANCE_S
+    headers: Mapping[str, str], body: bytes | str, *keys: str | bytes, tolerance_s: float = TOLERANCE_S
 ) -> dict[str, Any]:
     """Check that a request comes of a worker that has the key, and is not an old one sent anew; give its content.
 
-    headers: of the request, in whatever case. body: as it came. key: notification_secret(LASTCALL_KEY), or that key
-    itself. tolerance_s: how far its time may be from this machine's. The content's `id` is the same if the same
-    notification comes again, as it may: a worker that dies just after it was accepted has nobody to tell so.
+    headers: of the request, in whatever case. body: as it came. keys: notification_secret(LASTCALL_KEY), or that key
+    itself; while another takes its place, both. tolerance_s: how far its time may be from this machine's. The
+    content's `id` is the same if the same notification comes again, as it may: a worker that dies just after it was
+    accepted has nobody to tell so.
     Raises BadNotification.
     """
     given = {name.lower(): value for name, value in headers.items()}
@@ -159,11 +160,12 @@ def verify_notification(
     if missing:
         raise BadNotification(f"the header {missing[0]} is missing")
     identity, timestamp = given["webhook-id"], given["webhook-timestamp"]
+    if not keys:
+        raise ConfigError("keys", "LASTCALL_KEY, or notification_secret() of it", "none")
     raw = body.encode() if isinstance(body, str) else body
-    text = key.decode("latin-1") if isinstance(key, bytes) else key
-    right = _signature(text if text.startswith(_SECRET) else secret(key), identity, timestamp, raw).encode()
+    right = [_signature(_secret_of(key), identity, timestamp, raw).encode() for key in keys]
     signatures = (one.partition("v1,")[2].encode() for one in given["webhook-signature"].split())
-    if not any(hmac.compare_digest(right, one) for one in signatures):
+    if not any(hmac.compare_digest(one, other) for one in signatures for other in right):
         raise BadNotification("its signature is not of this key, or it was changed on the way")
     if not timestamp.isdecimal() or abs(time.time() - int(timestamp)) > tolerance_s:
         raise BadNotification(f"its time {timestamp} is more than {tolerance_s:g} s from now")
@@ -171,6 +173,11 @@ def verify_notification(
     if content.get("id") != identity:
         raise BadNotification("its id is not that of its content")
     return content
+
+
+def _secret_of(key: str | bytes) -> str:
+    text = key.decode("latin-1") if isinstance(key, bytes) else key
+    return text if text.startswith(_SECRET) else secret(key)
 
 
 def _signature(whsec: str, identity: str, timestamp: str, body: bytes) -> str:

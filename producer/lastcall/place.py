@@ -4,7 +4,7 @@ A slot has a place while it runs a ticket. The places of a thread stay with it, 
 with each ticket, with their process; so there are as many as slots have run at the same time. A call that a waiting
 slot runs meanwhile has a place of its own: what it does with a connection does not mix with what the one that waits has
 begun. Coroutines have the place of their event loop, so that what is made in its thread is used and closed there.
-Outside of a slot a thread has one place.
+Outside of a slot a thread has one place, as has one that a slot's function starts.
 """
 
 from __future__ import annotations
@@ -111,7 +111,8 @@ class _Places:
 
 _everybodys: dict[int, weakref.ref[_Places]] = {}  # a WeakSet must not grow, in another thread, while it is read
 _inherited: list[object] = []  # kept for ever: a fork must not close its parent's connections
-_place: ContextVar[Place | None] = ContextVar("lastcall_place", default=None)
+# With the thread that it is of: a context may be taken to another one (asyncio.to_thread), a place may not.
+_place: ContextVar[tuple[Place, int] | None] = ContextVar("lastcall_place", default=None)
 _closing: set[asyncio.Task[None]] = set()
 _of_thread = threading.local()
 _of_process: _Places | None = None
@@ -119,8 +120,10 @@ _of_process: _Places | None = None
 
 def here() -> Place:
     """The place of the slot that runs here; outside of slots, the thread's."""
-    place = _place.get()
-    return place if place is not None and place.pid == os.getpid() else _places().outside
+    place, thread = _place.get() or (None, 0)
+    if place is not None and place.pid == os.getpid() and thread == threading.get_ident():
+        return place
+    return _places().outside
 
 
 @contextmanager
@@ -128,7 +131,7 @@ def taken() -> Iterator[Place]:
     """A slot's place, for the block."""
     places = _places()
     place = places.idle.pop() if places.idle else Place()
-    before = _place.set(place)
+    before = _place.set((place, threading.get_ident()))
     try:
         yield place
     finally:
@@ -137,8 +140,8 @@ def taken() -> Iterator[Place]:
 
 
 def enter(place: Place) -> None:
-    """Have what runs in this context be there, from now on."""
-    _place.set(place)
+    """Have what runs in this context, in this thread, be there from now on."""
+    _place.set((place, threading.get_ident()))
 
 
 def close_all() -> None:

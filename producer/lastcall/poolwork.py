@@ -12,6 +12,7 @@ from redis.exceptions import RedisError
 
 from lastcall.asyncresult import Ahead, Callbacks, Feed, as_multiprocessing, not_callable
 from lastcall.calls import Answer, Calls
+from lastcall.celerytask import task_of, workers_of
 from lastcall.errors import (
     ConfigError,
     FunctionNotAllowed,
@@ -38,8 +39,8 @@ _END_S = 5.0  # that a pool which is terminated waits for a thread: it may be in
 class PoolWork:
     """The work of a pool, which this does not know: so that ends what nobody refers to.
 
-    own: the client is this pool's alone. workers: the Celery queue. max_workers: slots at the same time. initializer,
-    initargs, most_chunks: of its processes, as starter() has them.
+    own: the client is this pool's alone. workers: the Celery queue; Celery tasks have their own. max_workers: slots at
+    the same time, of each of these. initializer, initargs, most_chunks: of its processes, as starter() has them.
     Raises NotSerializable, ItemTooLarge, FunctionNotAllowed for an initializer that cannot be sent.
     """
 
@@ -55,7 +56,7 @@ class PoolWork:
         self._lock = threading.RLock()
         self._idle = threading.Condition(self._lock)
         self._maps = 0  # that run, in whatever thread
-        self._calls: Calls | None = None
+        self._calls: dict[str, Calls] = {}  # by Celery queue
         self._retired: list[Calls] = []  # that take no more calls, but may have some out
         self._ledgers: set[Ledger] = set()  # of maps
         self._feeds: set[Feed] = set()
@@ -79,15 +80,16 @@ class PoolWork:
             return _failed(not_callable(function))
         if notify is not None:
             return self._submit_telling(notify, function, args, kwargs)
-        calls = self._calls
+        workers = self._workers_of(function)
+        calls = self._calls.get(workers)
         if calls is None or calls.broken:
-            calls = self._open_calls()
+            calls = self._open_calls(workers)
         try:
             try:
                 return calls.submit(function, args, kwargs)
             except (LeaseLost, QueueFinished):
                 # This process was silent for longer than a lease (suspended, say): the next queue of calls takes it.
-                return self._open_calls().submit(function, args, kwargs)
+                return self._open_calls(workers).submit(function, args, kwargs)
         except (NotSerializable, ItemTooLarge, FunctionNotAllowed) as error:
             return _failed(error)
 
@@ -203,8 +205,8 @@ class PoolWork:
 
     def _end(self, *, wait: bool) -> None:
         with self._lock:
-            calls, self._calls = [*self._retired, *([self._calls] if self._calls else [])], None
-            self._retired = []
+            calls = [*self._retired, *self._calls.values()]
+            self._retired, self._calls = [], {}
         with ExitStack() as stack:  # each is closed whatever the others raise
             if self._own:
                 stack.callback(self._client.close, wait=wait)
@@ -218,7 +220,7 @@ class PoolWork:
         """A call with a queue of its own."""
         with self._lock:
             calls = Calls(
-                self._client._open(), self._workers,
+                self._client._open(), self._workers_of(function),
                 max_workers=self._max_workers, starter=self._starter, notify=notify,
             )  # fmt: skip
             self._retired.append(calls)
@@ -235,16 +237,20 @@ class PoolWork:
         answer.add_done_callback(forget)
         return answer
 
-    def _open_calls(self) -> Calls:
+    def _workers_of(self, function: Callable[..., Any]) -> str:
+        """The pool's; a Celery task goes to its own."""
+        return self._workers if task_of(function) is None else workers_of(function)
+
+    def _open_calls(self, workers: str) -> Calls:
         with self._lock:
-            calls = self._calls
+            calls = self._calls.get(workers)
             if calls is None or calls.broken:
                 if self._terminated:
                     raise ValueError("Pool not running: it was terminated, make another")
                 if calls is not None:
                     self._retired.append(calls)
-                calls = self._calls = Calls(
-                    self._client._open(), self._workers, max_workers=self._max_workers, starter=self._starter
+                calls = self._calls[workers] = Calls(
+                    self._client._open(), workers, max_workers=self._max_workers, starter=self._starter
                 )
             return calls
 
@@ -260,7 +266,7 @@ class PoolWork:
         try:
             results = MapResults(
                 self._client._open(), function, (items,), ordered=ordered, chunksize=chunksize,
-                workers=self._workers, max_workers=self._max_workers, timeout=None, policy=told(),
+                workers=self._workers_of(function), max_workers=self._max_workers, timeout=None, policy=told(),
                 star=star, goes_on=True, starter=self._starter, notify=notify,
             )  # fmt: skip
             with self._while_it_may(results):

@@ -149,7 +149,7 @@ class _Row:
         parts = [f"{status.done:,} of {status.put if self.total is None else self.total:,} done"]
         for count, what in (
             (status.ready, "waiting"), (status.leased, "running"), (status.delayed, "to be tried again"),
-            (status.dead, "dead"), (status.cancelled, "cancelled"),
+            (status.failed, "failed"), (status.dead, "dead"), (status.cancelled, "cancelled"),
             (status.live, "producer" if status.live == 1 else "producers"),
         ):  # fmt: skip
             if count:
@@ -251,13 +251,13 @@ def _table(rows: Sequence[_Row], took_s: float | None = None) -> Table:
     counters = [
         (title, name)
         for title, name in (
-            ("waiting", "ready"), ("running", "leased"), ("retried", "delayed"), ("dead", "dead"),
+            ("waiting", "ready"), ("running", "leased"), ("retried", "delayed"), ("failed", "failed"), ("dead", "dead"),
             ("cancelled", "cancelled"), ("producers", "live"),
         )
         if name in ("ready", "leased") or any(getattr(row.status, name) for row in rows)
     ]  # fmt: skip
     for title, _ in counters:
-        table.add_column(title, justify="right", no_wrap=True, style="red" if title == "dead" else None)
+        table.add_column(title, justify="right", no_wrap=True, style="red" if title in ("failed", "dead") else None)
     table.add_column("rate", justify="right", no_wrap=True)
     table.add_column("left" if took_s is None else "", justify="right", no_wrap=True)
     one_job = len({row.status.job for row in rows}) == 1

@@ -22,7 +22,8 @@ CACHE_S = 1.0
 
 @dataclass(frozen=True, slots=True)
 class WorkerInfo:
-    """A worker node. node: as Celery names it, such as cpu@box; pool: prefork, threads, ..."""
+    """A worker node. node: as Celery names it, such as cpu@box; pool: prefork, threads, ...; broker: where it takes
+    tickets from, as Settings.broker_shown."""
 
     node: str
     queues: tuple[str, ...]
@@ -32,6 +33,7 @@ class WorkerInfo:
     pid: int
     version: str
     started_ms: int
+    broker: str = ""
 
 
 class Registry:

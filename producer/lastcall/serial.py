@@ -40,7 +40,7 @@ class _Tally:
 
     def __init__(self, job: str, step: Step) -> None:
         self.step = step
-        self.put = self.done = self.dead = 0
+        self.put = self.done = self.failed = self.dead = 0
         self.job, self.queue, self.made, self.worker = job, step.name, job, "serial"
         self.attempt = 1
         self.policy = step.options.policy.policy
@@ -250,6 +250,7 @@ class SerialJob:
             self.letters.append(DeadLetter(tally.item, value, error, tally.attempt, tally.worker))
         else:
             tally.done += 1
+            tally.failed += 1
             yield _Error(error)
 
     def _end(self, state: str) -> None:
@@ -263,7 +264,7 @@ class SerialJob:
             leased=0 if self._ended_ms else inside, delayed=0, done=tally.done, dead=tally.dead,
             cancelled=inside if self._ended_ms else 0, unread=0, live=0, expected=0, function=tally.step.name,
             workers="", maxsize=0, tickets=0, started=0, chunks_ready=0, created_ms=self._created_ms,
-            ended_ms=self._ended_ms or None,
+            ended_ms=self._ended_ms or None, failed=tally.failed,
         )  # fmt: skip
 
 

@@ -2,6 +2,7 @@
 
 import math
 import os
+import re
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -164,6 +165,18 @@ class Settings:
     def broker(self) -> str | None:
         """The URL of Celery's broker, as kombu wants it; None without a server."""
         return self.broker_url or (self.url and _kombu_url(self.url))
+
+    @property
+    def broker_shown(self) -> str:
+        """Celery's broker without user and password, in one spelling: the same for all who use the same address."""
+        if self.broker is None:
+            return ""
+        parts = urlsplit(redact(self.broker))
+        netloc = parts.netloc.rpartition("@")[2].replace("localhost", "127.0.0.1")
+        if parts.scheme not in ("redis", "rediss"):
+            return _join(parts.scheme, netloc, parts.path, parts.query)
+        port = "" if re.search(r":\d+$", netloc) else ":6379"
+        return f"{parts.scheme}://{netloc}{port}/{parts.path.strip('/') or '0'}"
 
     @property
     def ticket_lease_ms(self) -> int:

@@ -101,7 +101,7 @@ def _make(kind: type[local], args: tuple[Any, ...], kwargs: dict[str, Any]) -> l
 def _here(one: local) -> tuple[dict[str, Any], bool]:
     """The attributes here, and whether they are new."""
     jobs = here().attributes.setdefault(one, {})
-    job = current.job if one._per == "job" and current else ""
+    job = _job(one)
     attributes = jobs.pop(job, None)
     new = attributes is None
     jobs[job] = attributes = {} if attributes is None else attributes  # the last used is the last
@@ -115,8 +115,16 @@ def _attributes(one: local) -> dict[str, Any]:
     kind = type(one)
     if new and kind.__init__ is not local.__init__:
         args, kwargs = one._arguments
-        kind.__init__(one, *args, **kwargs)
+        try:
+            kind.__init__(one, *args, **kwargs)
+        except BaseException:
+            here().attributes[one].pop(_job(one), None)  # not half made: the next use begins anew
+            raise
     return attributes
+
+
+def _job(one: local) -> str:
+    return current.job if one._per == "job" and current else ""
 
 
 def _is_managed(kind: type, name: str) -> bool:

@@ -142,7 +142,8 @@ class _Link:
     def __init__(self, broker_url: str) -> None:
         self.pid = os.getpid()
         self.lock = threading.Lock()
-        options = _RETRY | (_REDIS_OPTIONS if broker_url.startswith("redis") else {})
+        self._is_redis = broker_url.startswith("redis")
+        options = _RETRY | (_REDIS_OPTIONS if self._is_redis else {})
         self.connection: Any = Connection(broker_url, transport_options=options)  # type: ignore[no-untyped-call]
         self.producer: Any = Producer(self.connection, auto_declare=False)  # type: ignore[no-untyped-call]
         self._queues: dict[str, Any] = {}  # declared on this connection
@@ -157,14 +158,30 @@ class _Link:
         self._queues.clear()
 
     def queue(self, name: str) -> Any:
-        """Declare a queue, as a Celery worker does with one that its settings do not name."""
+        """Declare a queue, as a Celery worker does with one that its settings do not name.
+
+        One that is there stays what its settings made it (a quorum queue, at a topic exchange): it may not be declared
+        as anything else. To Redis all are the same, and an empty one is none.
+        """
         queue: Any = self._queues.get(name)
         if queue is None:
             exchange = Exchange(name, "direct")  # type: ignore[no-untyped-call]
             queue = Queue(name, exchange, routing_key=name)  # type: ignore[no-untyped-call]
-            queue = self._queues[name] = queue(self.producer.channel)
-            queue.declare()
+            queue = queue(self.producer.channel)
+            if self._is_redis or not self._is_there(name):
+                queue.declare()
+            self._queues[name] = queue
         return queue
+
+    def _is_there(self, name: str) -> bool:
+        channel = self.connection.channel()  # of its own: a broker closes one that asks for what is not there
+        try:
+            channel.queue_declare(name, passive=True)
+        except self.connection.channel_errors:
+            return False
+        finally:
+            channel.close()
+        return True
 
     def publish(self, celery_queue: str, messages: Sequence[tuple[Any, dict[str, Any]]]) -> None:
         self.queue(celery_queue)
@@ -188,5 +205,4 @@ class _Link:
             raise error.__cause__ or error from None
 
     def count(self, celery_queue: str) -> int:
-        # Not passively: that fails where there is none, and to Redis an empty list is none.
-        return int(self.queue(celery_queue).queue_declare().message_count)
+        return int(self.queue(celery_queue).queue_declare(passive=not self._is_redis).message_count)

@@ -165,7 +165,7 @@ class Deadline:
 
 
 class Patience:
-    """Watches over a wait on a queue: whether a worker is there for what is ready."""
+    """Watches over a wait on a queue: whether a worker is there for what is ready, and is sent its tickets."""
 
     def __init__(self, connection: Connection) -> None:
         self._connection = connection
@@ -173,38 +173,54 @@ class Patience:
         self._said = False
 
     def look(self, status: Status) -> None:
-        """Warn, once, when no worker serves the queue; raise NoWorker when none came in time."""
+        """Warn, once, when no worker serves the queue, or its tickets may go astray; raise NoWorker when none came in
+        time."""
         if not status.workers or not status.ready:
             self._alone_since = None
             return
         cluster = self._connection.cluster
         if cluster is not None:
             cluster.check(status.workers)
-        if self._connection.slots(status.workers) > 0:
+        served = self._connection.slots(status.workers) > 0
+        astray = served and _astray(self._connection, status)
+        if served and not astray:
             self._alone_since = None
             return
         now = time.monotonic()
         if self._alone_since is None:
             self._alone_since = now
         alone_s = now - self._alone_since
-        if alone_s >= self._connection.settings.worker_wait_s:
+        if not served and alone_s >= self._connection.settings.worker_wait_s:
             raise NoWorker(shown(status.job, status.name), status.workers, alone_s)
         if alone_s >= _SILENT_S and not self._said and cluster is None:
             self._said = True
-            _log.warning(
-                'queue %s waits: no worker serves the Celery queue "%s": start one with: lastcall worker -Q %s',
-                *(shown(status.job, status.name), status.workers, status.workers),
-            )
+            _log.warning("queue %s waits: %s", shown(status.job, status.name), astray or _unserved(status))
+
+
+def _unserved(status: Status) -> str:
+    return f'no worker serves the Celery queue "{status.workers}": start one with: lastcall worker -Q {status.workers}'
+
+
+def _astray(connection: Connection, status: Status) -> str:
+    """That a queue's workers do not get its tickets, as it seems: none has begun, and their broker is another."""
+    here = connection.settings.broker_shown
+    there = {info.broker for info in connection.registry.known() if status.workers in info.queues}
+    if status.started or connection.cluster is not None or {here, ""} & there:
+        return ""
+    return (
+        f"its tickets go to Celery's broker at {here}, and its workers take theirs from "
+        f"{' and '.join(sorted(there))}: if these are not the same, set LASTCALL_BROKER_URL to the workers'"
+    )
 
 
 def describe(connection: Connection, status: Status) -> str:
     """What a queue waits for, in words."""
     counts = f"{status.ready} ready, {status.leased} running, {status.delayed} delayed of {status.put} put"
     parts = [f"queue {shown(status.job, status.name)} ({status.state}: {counts})"]
-    if status.workers and status.ready and connection.slots(status.workers) == 0:
-        parts.append(
-            f'no worker serves the Celery queue "{status.workers}": start one with: lastcall worker -Q {status.workers}'
-        )
+    if status.workers and status.ready:
+        why = _astray(connection, status) if connection.slots(status.workers) > 0 else _unserved(status)
+        if why:
+            parts.append(why)
     live = [one for one in status.producers if one.state in ("live", "absent")]
     if not status.producers:
         parts.append("no producer has come yet")

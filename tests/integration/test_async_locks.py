@@ -101,11 +101,21 @@ def test_one_that_blocks_is_refused_in_a_coroutine(client: Client, name: str) ->
     lock = client.lock(name)
     with pytest.raises(errors.BlocksLoop, match=f"lock {name} by a call that blocks"):
         client.submit_to("io", coroutines.with_a_lock_that_blocks, lock).result(60)
+    event, barrier = client.event(f"{name}-event"), client.barrier(f"{name}-barrier", 2)
+    for thing in (event, barrier):
+        with pytest.raises(errors.BlocksLoop, match=f"{thing.kind} {thing.name} by a call that blocks"):
+            client.submit_to("io", coroutines.waits, thing).result(60)
+    assert not barrier.broken
+    assert client.submit_to("io", coroutines.waits_in_a_thread, event).result(60) is False
+    event.set()
+    assert client.submit_to("io", coroutines.waits, event).result(60) is True
 
 
 def test_one_that_blocks_a_callers_loop_is_told(client: Client, name: str) -> None:
     async def main() -> None:
         with client.lock(name), pytest.warns(RuntimeWarning, match="blocks the event loop"):
             assert not client.lock(name).acquire(timeout=0.01)
+        with pytest.warns(RuntimeWarning, match="blocks the event loop"):
+            assert not client.event(f"{name}-event").wait(0.01)
 
     asyncio.run(main())

@@ -14,14 +14,14 @@ from typing import Any
 import pytest
 from celery import Celery
 
-from lastcall import Client, Pool, errors
+from lastcall import Client, Executor, Pool, errors
 from lastcall.celerytask import workers_of
 from lastcall.settings import Settings
 from lastcall_worker import attach
 from tests import their_app as theirs
 from tests.conftest import Cluster
 from tests.functions import plus_one, produce
-from tests.workers import IMPORTABLE, ROOT, Worker, environment
+from tests.workers import IMPORTABLE, ROOT, Worker, environment, until
 
 pytestmark = pytest.mark.integration
 
@@ -43,7 +43,7 @@ def their_worker(request: pytest.FixtureRequest, cluster: Cluster) -> Iterator[W
 
 @pytest.mark.usefixtures("their_worker")
 class TestTheirTasks:
-    def test_are_functions_of_every_call(self, client: Client, name: str) -> None:
+    def test_are_functions_of_every_call(self, client: Client, their_worker: Worker, name: str) -> None:
         assert list(client.map(theirs.add, range(100))) == list(range(1, 101))
         assert list(client.map(theirs.add, [1, 2], [10, 20])) == [11, 22]
         assert client.submit(theirs.add, 2, y=5).result(30) == 7
@@ -55,6 +55,11 @@ class TestTheirTasks:
         assert queue.workers == "theirs"
         with Pool(client=client) as pool:
             assert pool.map(functools.partial(theirs.add, 5), [1, 2]) == [6, 7]
+            told = [*pool.map(theirs.ask, [1, 2]), pool.apply(theirs.ask, (3,)), *pool.imap(theirs.ask, [4])]
+            assert {one["hostname"] for one in told} == {their_worker.node}
+            assert pool.apply(abs, (-1,)) == 1  # beside them, on the pool's own workers
+        with Executor(client=client, workers="theirs") as executor:
+            assert list(executor.map(theirs.automatic, [0, 1, 2], chunksize=3)) == [0, 1, 2]
 
     def test_know_their_request(self, client: Client, their_worker: Worker) -> None:
         one, two = client.map(theirs.ask, [1, 2])
@@ -107,6 +112,21 @@ class TestTheirTasks:
         identity = client.submit(theirs.calls_another, 41).result(30)
         backend = Celery(backend=Settings.load(client.settings.url).broker, set_as_current=False)
         assert backend.AsyncResult(identity).get(timeout=30) == 42
+
+    def test_are_what_they_are_where_some_of_their_arguments_are_bound(
+        self, client: Client, their_worker: Worker, name: str
+    ) -> None:
+        bound = functools.partial(functools.partial(theirs.sum_up, 1), y=2)
+        assert client.submit(bound, 10).result(30) == (1, 10, 2, their_worker.node)
+        assert list(client.map(bound, [10, 20])) == [(1, n, 2, their_worker.node) for n in (10, 20)]
+        queue = client.queue(name, functools.partial(theirs.automatic, until=2))
+        assert queue.workers == "theirs"
+        client.queue(name, functools.partial(theirs.automatic, until=2))  # the same
+        with pytest.raises(errors.FunctionMismatch):
+            client.queue(name, functools.partial(theirs.automatic, until=3))
+        assert client.submit(functools.partial(theirs.automatic, until=2)).result(30) == 2  # tried again as it says
+        with pytest.raises(errors.ItemTimeout):
+            client.submit(functools.partial(theirs.slow, careful=False), 2.0).result(30)
 
     def test_are_given_up_at_their_time_limit(self, client: Client, their_worker: Worker) -> None:
         with pytest.raises(errors.ItemTimeout) as raised:
@@ -169,6 +189,31 @@ def test_without_a_key_tasks_of_the_workers_own_app_run(server: Any) -> None:
         assert list(client.map(theirs.add, [1, 2])) == [2, 3]
         with pytest.raises(errors.FunctionNotAllowed):
             client.map(plus_one, [1])
+        with pytest.raises(errors.FunctionNotAllowed, match="a partial's arguments are pickled"):
+            client.map(functools.partial(theirs.add, 1), [1])
+
+
+def test_a_client_that_sends_its_tickets_to_another_broker_is_told(
+    server: Any, caplog: pytest.LogCaptureFixture
+) -> None:
+    url, key = server.unix_url, "a key for two brokers"
+    broker = (Settings.load(url).broker or "").replace("virtual_host=0", "virtual_host=3")
+    more = {"THEIR_BROKER": broker}
+    with Worker(url, key, "elsewhere", queues="theirs", pool="threads", command=COMMAND, more=more) as worker:
+        worker.ready()
+        with Client(url, key) as client:
+            future = client.submit(theirs.add, 1)
+            until(lambda: "take theirs from" in caplog.text, "the client to say so")
+            with pytest.raises(errors.WaitTimeout) as raised:
+                future.result(1)
+            assert future.cancel()
+        for said in (str(raised.value), caplog.text):
+            assert re.search(r"go to Celery's broker at \S+=0, and its workers take theirs from \S+=3: ", said)
+            assert "set LASTCALL_BROKER_URL" in said
+        caplog.clear()
+        with Client(url, key, broker_url=broker) as client:
+            assert client.submit(theirs.add, 1).result(30) == 2
+        assert not caplog.text
 
 
 def test_the_pages_programs_run(server: Any, tmp_path: Path) -> None:
@@ -215,6 +260,9 @@ class TestAttach:
         monkeypatch.setenv("LASTCALL_URL", self.URL)
         settings = attach(self.app("amqp://guest@127.0.0.1//")).lastcall_settings
         assert (settings.url, settings.broker) == (self.URL, "amqp://guest@127.0.0.1//")
+        # Of the environment that clients have: its workers take tickets from nowhere but their app's.
+        monkeypatch.setenv("LASTCALL_BROKER_URL", "redis://127.0.0.1:6379/5")
+        assert attach(self.app("amqp://guest@127.0.0.1//")).lastcall_settings.broker == "amqp://guest@127.0.0.1//"
 
     def test_refuses_what_would_keep_tickets_from_their_slots(self) -> None:
         with pytest.raises(errors.ConfigError, match="LASTCALL_URL"):
@@ -235,6 +283,7 @@ class TestAttach:
     def test_does_not_let_their_defaults_for_tasks_reach_its_own(self) -> None:
         app = attach(self.app(
             task_default_rate_limit="1/m", task_time_limit=5, task_soft_time_limit=4, task_acks_late=True,
+            task_annotations={"*": {"rate_limit": "1/m", "time_limit": 5, "soft_time_limit": 4, "acks_late": True}},
         ))  # fmt: skip
         slot = app.tasks["lastcall.slot"]
         assert not slot.rate_limit

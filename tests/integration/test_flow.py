@@ -80,10 +80,12 @@ def test_the_first_error_ends_the_job(client: Client, mode: str) -> None:
 
 @pytest.mark.parametrize("mode", MODES)
 def test_errors_may_be_values_in_their_places(client: Client, mode: str) -> None:
-    values = list(client.run(Flow(odd_only) | square, range(300), mode=mode, on_error="yield").results())
+    job = client.run(Flow(odd_only) | square, range(300), mode=mode, on_error="yield")
+    values = list(job.results())
     assert values[1::2] == [n * n for n in range(1, 300, 2)]
     assert [str(value.error) for value in values[::2]] == [f"{n} is even" for n in range(0, 300, 2)]
     assert {type(value) for value in values[::2]} == {Failure}
+    assert sum(status.failed for status in job.status()) == 150
 
 
 @pytest.mark.parametrize("mode", MODES)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import operator
 import sys
 from collections.abc import Iterator
@@ -46,6 +47,13 @@ def test_tasks_are_stages_with_their_own_workers_and_retries(client: Client, mod
 
 
 @pytest.mark.usefixtures("their_worker")
+def test_a_task_with_some_of_its_arguments_is_a_stage_of_its_workers(client: Client) -> None:
+    job = client.run(Flow(square) | functools.partial(theirs.add, y=5) | theirs.shared, range(3), mode="vertical")
+    assert list(job.results(timeout=30)) == [50, 60, 90]
+    assert [status.workers for status in job.status()] == ["cpu", "theirs", "theirs"]
+
+
+@pytest.mark.usefixtures("their_worker")
 def test_a_task_knows_its_request_also_where_its_outputs_go_on_one_by_one(client: Client) -> None:
     (one,) = client.run(Flow(theirs.ask), [1], mode="vertical").results(timeout=30)
     assert one["called_directly"] is False
@@ -54,6 +62,8 @@ def test_a_task_knows_its_request_also_where_its_outputs_go_on_one_by_one(client
 
 
 def test_a_task_where_a_plain_function_is_wanted_is_an_error_at_once() -> None:
-    for make in (lambda: filter(theirs.add), lambda: reduce(theirs.add), lambda: fan_out(theirs.add, plus_one)):
-        with pytest.raises(errors.ConfigError, match=r"Celery task"):
+    for make in (lambda: filter(theirs.add), lambda: reduce(functools.partial(theirs.add))):
+        with pytest.raises(errors.ConfigError, match=r"Celery task.*task\.run"):
             make()
+    with pytest.raises(errors.ConfigError, match="Celery task"):
+        fan_out(theirs.add, plus_one)

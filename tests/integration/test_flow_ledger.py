@@ -185,7 +185,8 @@ class TestOrder:
             Segment(0, 1, NEXT, [Output("x", 1, b"")]), Segment(1, 2, ERROR, [Output("bad", 1, b"!")]),
             Segment(2, 3, NEXT, [Output("y", 1, b"")]),
         ]  # fmt: skip
-        take(first, "1", 0, Completion(chunk.id, 3, segments=segments))
+        take(first, "1", 0, Completion(chunk.id, 3, segments=segments, failed=1))
+        assert first.status().failed == 1
         x, y = (take(last, ticket).chunks[0] for ticket in "12")
         take(last, "2", 0, through(y, way=SHOWN))
         assert names(last) == []

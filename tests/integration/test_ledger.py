@@ -750,6 +750,16 @@ class TestClaims:
 
 
 class TestGivingBack:
+    def test_one_that_is_given_up_where_errors_are_results_is_done_and_has_failed(self, redis: Redis) -> None:
+        queue = make(redis, crash_limit=1, on_error="return")
+        (ticket,) = filled(queue, 1)
+        take(queue, ticket)
+        queue.release(ticket, crashed=True)
+        status = queue.status()
+        assert (status.state, status.done, status.failed, status.dead) == ("DRAINED", 1, 1, 0)
+        assert queue.create(Spec(on_error="return", reopen=True))[0] == "NEW"
+        assert queue.status().failed == 0
+
     def test_returned_hand_is_in_front_in_its_order(self, redis: Redis) -> None:
         queue = make(redis)
         lease = queue.join("p")

@@ -368,6 +368,7 @@ class LedgerMachine(RuleBasedStateMachine):
                 for n in by["a"]
             ],
             letters=[(f"{chunk.root}#{n}", LETTER) for n in by["x"]],
+            failed=len(by["d-"]) // 2,
         )  # fmt: skip
 
     @precondition(lambda self: self.slots)
@@ -504,7 +505,7 @@ class LedgerMachine(RuleBasedStateMachine):
         return {
             "state": meta["state"].decode(),
             "epoch": int(meta["epoch"]),
-            "counters": {name: int(meta[name]) for name in counted},
+            "counters": {name: int(meta.get(name, 0)) for name in counted},  # `failed` is not there before the first
             "alone": meta.get("alone", b"").decode(),
             "ready": [chunks[chunk_id.decode()] for chunk_id in got["ready"]],
             "delayed": {name.decode(): chunks[name.decode()] for name in got["delayed"]},

@@ -131,12 +131,17 @@ def test_the_outcome_is_posted_and_can_be_verified(
     assert content["type"] == "queue.drained"
     data = content["data"]
     assert (data["job"], data["queue"], data["state"]) == (name, name, "DRAINED")
-    assert (data["put"], data["done"], data["dead"], data["cancelled"], data["lost"]) == (3, 3, 0, 0, [])
+    counted = [data[name] for name in ("put", "done", "failed", "dead", "cancelled", "lost")]
+    assert counted == [3, 3, 0, 0, 0, []]
     assert data["created"] <= data["ended"] == content["timestamp"]
     assert headers["webhook-id"] == content["id"]
-    for key in ("another key, that is not ours", notification_secret("another key, that is not ours")):
+    others = ("another key, that is not ours", notification_secret("another key, that is not ours"))
+    for some in ((others[0],), (others[1],), others):
         with pytest.raises(errors.BadNotification, match="signature"):
-            verify_notification(headers, body, key)
+            verify_notification(headers, body, *some)
+    assert verify_notification(headers, body, others[1], cluster.key) == content  # one takes another's place
+    with pytest.raises(errors.ConfigError, match="keys must be LASTCALL_KEY"):
+        verify_notification(headers, body)
     with pytest.raises(errors.BadNotification, match="signature"):
         verify_notification(headers, body.replace(b"DRAINED", b"drained"), cluster.key)
     with pytest.raises(errors.BadNotification, match="more than 1e-09 s from now"):
@@ -146,7 +151,7 @@ def test_the_outcome_is_posted_and_can_be_verified(
 def test_it_is_tried_again_under_the_same_id_until_it_is_accepted(
     client: Client, cluster: Cluster, teller: Worker, told: Receiver, name: str
 ) -> None:
-    told.answers[:] = [(500, ""), (404, "")]
+    told.answers[:] = [(500, ""), (304, "")]
     end(client, name, told.origin)
     came = [told.next() for _ in range(3)]
     contents = [verify_notification(headers, body, cluster.key) for headers, body, _ in came]
@@ -212,7 +217,8 @@ def test_a_call_and_a_pools_call_tell_their_end(
     assert future.result(30) == 2
     with pytest.raises(TypeError):
         client.submit_telling(told.origin, plus_one, "one").result(30)
-    assert json.loads(told.next()[1])["data"]["done"] == 1  # an exception is a result, too
+    data = json.loads(told.next()[1])["data"]
+    assert (data["done"], data["failed"], data["dead"]) == (1, 1, 0)  # an exception is a result, too
     assert client.submit_telling(told.origin, nap, 1).result(30) == 1
     told.next()
     came: queues.Queue[object] = queues.Queue()
@@ -307,6 +313,18 @@ def test_a_redirect_is_not_followed_and_becomes_a_dead_letter(
     assert other.came.empty()
     assert client.job(identity).queues[0].retry_dead() == 1  # it may have been mended: the operator tries again
     assert json.loads(told.next()[1])["id"] == identity
+
+
+def test_who_is_gone_is_not_told_again(
+    client: Client, cluster: Cluster, teller: Worker, told: Receiver, name: str
+) -> None:
+    told.answers[:] = [(410, "")]
+    end(client, name, told.origin)
+    identity = json.loads(told.next()[1])["id"]
+    with pytest.raises(errors.DeadLetters):
+        client.job(identity).wait(30)
+    (letter,) = letters_of(client, identity)
+    assert (type(letter.error), letter.attempts) == (errors.NotificationGone, 1)
 
 
 def test_a_worker_that_dies_while_it_posts_does_not_lose_the_notification(

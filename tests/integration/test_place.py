@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextvars
 import importlib.util
 import os
 import pickle
@@ -157,6 +158,34 @@ def in_coroutines(_: int) -> tuple[Any, list[Any], list[bool]]:
     return what(), asyncio.run(several()), seen
 
 
+def mine_here(seen: list[Link]) -> None:
+    seen.append(first())
+    assert first() is seen[-1]
+
+
+def in_threads() -> tuple[bool, list[bool], list[bool]]:
+    """Threads that take the function's context along: whether each had a link of its own, and which are closed now."""
+    seen: list[Link] = []
+    mine_here(seen)
+    for _ in range(2):
+        thread = threading.Thread(target=contextvars.copy_context().run, args=(mine_here, seen))
+        thread.start()
+        thread.join()
+    return len(set(seen)) == 3, [link.closed for link in seen], [link is first() for link in seen]
+
+
+async def in_coroutine_and_threads() -> list[bool]:
+    """Whether each link is of the thread that it is used in, first those of threads."""
+    here: list[bool] = []
+
+    def use() -> None:
+        here.append(first().thread == threading.get_ident())
+
+    await asyncio.gather(*(asyncio.to_thread(use) for _ in range(2)))
+    use()
+    return here
+
+
 def inner(_: int) -> tuple[Any, ...]:
     return what(), hasattr(mine, "n"), third().name
 
@@ -264,6 +293,14 @@ def test_current_is_the_items_in_coroutines_that_its_function_runs(client: Clien
     for item, seen, in_thread in client.map(in_coroutines, range(20), workers=workers, timeout=60):
         assert seen == [[item] * 3] * 5
         assert in_thread == [False]
+
+
+@pytest.mark.parametrize("workers", ["cpu", "io"])
+def test_threads_that_a_function_starts_have_resources_of_their_own_until_they_end(
+    client: Client, workers: str
+) -> None:
+    assert client.submit_to(workers, in_threads).result(60) == (True, [False, True, True], [True, False, False])
+    assert client.submit_to(workers, in_coroutine_and_threads).result(60) == [True, True, True]
 
 
 def test_attributes_stay_for_the_slot_and_those_of_a_job_do_not_reach_another(client: Client) -> None:
@@ -423,6 +460,35 @@ def test_a_subclass_is_set_up_once_in_each_slot() -> None:
     assert (state.n, vars(state)) == (20, {"n": 20, "step": 5})
     with pytest.raises(AttributeError):
         state.next = 3  # type: ignore[misc]
+
+
+class Shy(lastcall.local):
+    ready = True
+
+    def __init__(self) -> None:
+        self.half = 1
+        if not Shy.ready:
+            raise OSError("not yet")
+        self.whole = 2
+
+
+@pytest.mark.parametrize("kind", [Shy, type("Theirs", (threading.local,), {"__init__": Shy.__init__})])
+def test_one_whose_init_fails_is_set_up_by_the_next_use(kind: Callable[[], Any], monkeypatch: Any) -> None:
+    state = kind()
+    seen: list[Any] = []
+
+    def use() -> None:
+        for ready in (False, True):
+            monkeypatch.setattr(Shy, "ready", ready)
+            try:
+                seen.append(state.whole)
+            except OSError as error:
+                seen.append(str(error))
+
+    thread = threading.Thread(target=use)
+    thread.start()
+    thread.join()
+    assert seen == ["not yet", 2]
 
 
 @pytest.mark.parametrize(

@@ -690,8 +690,7 @@ def test_a_pool_that_nobody_refers_to_is_terminated_unless_somebody_has_a_result
     result = made[0].apply_async(gate, (1,))
     made[0].map_async(gate, [2])
     gate.begun(2)
-    calls = made[0]._work._calls
-    assert calls is not None
+    calls = made[0]._work._calls["cpu"]
     _drop(made)
     assert calls._queue.status().state == "OPEN"
     with pytest.warns(ResourceWarning, match="unclosed running"):
@@ -861,11 +860,10 @@ def test_an_item_that_is_too_large_is_raised_in_its_place(cluster: Cluster) -> N
 def test_a_pool_that_was_silent_for_too_long_calls_through_another_queue(cluster: Cluster) -> None:
     with cluster.client(lease_s=0.5) as client, lastcall.Pool(client=client) as pool:
         assert pool.apply(square, (2,)) == 4
-        calls = pool._work._calls
-        assert calls is not None
+        calls = pool._work._calls["cpu"]
         queue, producer = calls._queue, calls._producer
         client._connection.heart.drop_producer(queue._ledger, "client", producer._epoch)  # it beats no more
         until(lambda: queue.status().state == "INCOMPLETE", "the lease to run out")
         producer._on_lost()
         assert pool.apply(square, (3,)) == 9
-        assert pool._work._calls is not calls
+        assert pool._work._calls["cpu"] is not calls

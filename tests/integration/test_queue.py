@@ -905,7 +905,8 @@ def test_items_whose_function_raises_become_dead_letters(client: Client, name: s
 def test_on_error_return_makes_an_error_the_result(client: Client, name: str) -> None:
     queue = client.queue(name, functions.odd_only, on_error="return")
     produce(queue, None, [2])
-    assert queue.join(30).dead == 0
+    status = queue.join(30)
+    assert (status.done, status.failed, status.dead) == (1, 1, 0)
     with pytest.raises(ValueError, match="2 is even"):
         next(queue.results())
 

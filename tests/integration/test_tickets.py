@@ -9,7 +9,7 @@ from collections.abc import Iterator
 from typing import Any
 
 import pytest
-from kombu import Connection, Consumer, Queue
+from kombu import Connection, Consumer, Exchange, Queue
 
 from lastcall.errors import ServerOutOfMemory, ServerUnreachable, WrongPassword
 from lastcall.settings import Settings
@@ -172,3 +172,17 @@ def test_a_fork_sends_through_a_connection_of_its_own(server: Server, sender: Ti
     assert sender._link is link
     tickets = [message.payload[0][1] for message in received(server, "cpu", 3)]
     assert tickets == ["parent", "child", "parent again"]
+
+
+def test_a_queue_that_is_there_stays_what_it_is_and_one_that_is_not_is_declared() -> None:
+    with Connection("memory://") as connection:
+        channel = connection.channel()
+        theirs = Queue("theirs", Exchange("theirs", "topic"), routing_key="theirs.#")(channel)
+        theirs.declare()
+        sender = TicketSender("memory://")
+        for name in ("theirs", "not-yet"):
+            assert sender.waiting(name) == 0
+            sender.send(name, "job/a", ["1", "2"])
+            assert sender.waiting(name) == 2
+        assert channel.queue_declare("not-yet", passive=True).message_count == 2
+        sender.close()

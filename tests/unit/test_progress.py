@@ -73,6 +73,13 @@ def test_what_is_cancelled_is_not_said_to_be_done() -> None:
     assert "16/40" in show([ended], terminal=True)
 
 
+def test_how_many_of_those_done_failed_is_said() -> None:
+    ended = replace(ENDED, done=100, dead=0, failed=3)
+    assert show([ended]) == "census/read DRAINED: 100 of 100 done, 3 failed, in 2.0 s\n"
+    assert "failed" in show([ended], terminal=True)
+    assert "failed" not in show([ENDED], terminal=True)
+
+
 def test_the_time_left_is_told_where_the_total_is_known() -> None:
     more = replace(BASE, done=36, put=60)
     assert "36 of 96 done, 20 waiting, 4 running, 1 producer, 20/s, 3.0 s left" in show(

@@ -153,6 +153,23 @@ def test_redis_py_and_kombu_understand_the_same_of_a_url(url: str) -> None:
     assert bool(of_kombu["ssl"]) == url.startswith("rediss")
 
 
+@pytest.mark.parametrize(
+    ("one", "other"),
+    [
+        ("redis://user:secret@localhost", "redis://127.0.0.1:6379/0"),
+        ("redis://[::1]/3", "redis://:x@[::1]:6379/3"),
+        ("amqp://guest:guest@mq:5672//", "amqp://mq:5672//"),
+        ("redis+socket:///run/s?virtual_host=3", "redis+socket://:x@/run/s?virtual_host=3"),
+    ],
+)
+def test_the_same_broker_is_shown_in_the_same_words_without_who_uses_it(one: str, other: str) -> None:
+    shown = {Settings(url="redis://x", broker_url=url).broker_shown for url in (one, other)}
+    assert len(shown) == 1
+    assert "@" not in shown.pop()
+    assert Settings(url="redis://x:1/2").broker_shown == "redis://x:1/2"
+    assert Settings().broker_shown == ""
+
+
 def test_another_broker_is_taken_as_it_is() -> None:
     assert Settings(url="redis://host", broker_url="amqp://broker").broker == "amqp://broker"
     assert Settings().broker is None

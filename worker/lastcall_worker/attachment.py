@@ -102,10 +102,10 @@ def _of_app(app: Celery) -> Settings:
         settings = Settings.load(url=broker)
     if settings.url is None:
         raise ConfigError(
-            "LASTCALL_URL", "set where the app's broker is no Redis: queues and results are kept there", "nothing",
-            "such as LASTCALL_URL=redis://host:6379/0",
+            "LASTCALL_URL", "set where the app's broker is no redis:// or rediss://: queues and results are kept there",
+            "nothing", "such as LASTCALL_URL=redis://host:6379/0",
         )  # fmt: skip
-    return replace(settings, broker_url=broker) if broker and settings.broker_url is None else settings
+    return replace(settings, broker_url=broker) if broker else settings
 
 
 def _check(app: Celery) -> None:

@@ -7,9 +7,10 @@ Only what Celery would do through the broker or its result backend is lastcall's
 
 from __future__ import annotations
 
+import functools
 import time
 import uuid
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from datetime import datetime
 from typing import TYPE_CHECKING, Any, Final, cast
 
@@ -93,13 +94,24 @@ class CeleryTask:
             )
 
 
-def load(app: Any, wire: Sequence[Any], node: str, keyed: bool) -> CeleryTask:
-    """The task that a wire stands for. Raises FunctionNotImportable, FunctionNotAllowed.
+def load(app: Any, wire: Sequence[Any], node: str, keyed: bool) -> Callable[..., Any]:
+    """The task that a wire stands for, with the arguments that it was bound to. Raises FunctionNotImportable,
+    FunctionNotAllowed.
 
-    app: this worker's, which is asked first. keyed: whether the wire was signed; if not, nothing is imported.
+    app: this worker's, which is asked first. keyed: whether the wire was signed; if not, nothing is imported or
+    unpickled.
     """
-    _, _, body = wire
-    module, _, name = str(body).partition(":")
+    _, shown, body = wire
+    if isinstance(body, str):
+        return _task(app, body, node, keyed)
+    if not keyed:
+        raise FunctionNotAllowed(str(shown), f"worker {node} has no key: set LASTCALL_KEY on both sides")
+    reference, args, kwargs = functions.unpickle(body, str(shown), node)
+    return functools.partial(_task(app, reference, node, keyed), *args, **kwargs)
+
+
+def _task(app: Any, reference: str, node: str, keyed: bool) -> CeleryTask:
+    module, _, name = reference.partition(":")
     if name.startswith(("celery.", "lastcall.")):
         raise FunctionNotAllowed(name, "it is no task of a user")
     task = _registered(app, name)

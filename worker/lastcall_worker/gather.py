@@ -14,7 +14,7 @@ from lastcall.payload import Origin, Outcome, seal_outcome, seal_traced
 from lastcall.state.records import AGAIN, ERROR, Completion, Output, Segment
 from lastcall_worker.notes import notes_of
 from lastcall_worker.outputs import last_way, origins_of, seal_output, split
-from lastcall_worker.packing import given_up
+from lastcall_worker.packing import failures, given_up
 
 if TYPE_CHECKING:
     from lastcall.state.records import Chunk, Claim, Note
@@ -67,6 +67,7 @@ class _Gather:
                     rest=rest,
                     segments=[*told, *(segments if number == last else ())],
                     notes=self._notes(number, chunk, rest),
+                    failed=failures(errors, {}, letters),
                 )
             )
         return found

@@ -61,6 +61,7 @@ class Node:
             pid=os.getpid(),
             version=__version__,
             started_ms=int(time.time() * 1000),
+            broker=settings.broker_shown,
         )
         self._leaving = False
         self._stopped = False

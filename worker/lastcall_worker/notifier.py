@@ -19,7 +19,14 @@ from urllib3.exceptions import HTTPError
 from lastcall import notify
 from lastcall.connection import Connection
 from lastcall.current import current, running
-from lastcall.errors import BadEnvelope, ItemTimeout, NotificationFailed, NotificationRefused, QueueFinished
+from lastcall.errors import (
+    BadEnvelope,
+    ItemTimeout,
+    NotificationFailed,
+    NotificationGone,
+    NotificationRefused,
+    QueueFinished,
+)
 from lastcall.payload import seal_values
 from lastcall.policy import told
 from lastcall.queue import make
@@ -37,8 +44,9 @@ _PRODUCER: Final = "ledger"
 _RETRIES: Final = 12  # the last some 20 to 40 minutes after the first
 _TIMEOUT: Final = urllib3.Timeout(connect=5.0, read=10.0)
 _ITEM_S: Final = 30.0  # for an answer that comes drop by drop
+_GONE: Final = 410  # as Standard Webhooks has it: it is not to be asked again
 _A_SWEEP: Final = 100
-_COUNTERS: Final = ("epoch", "put", "done", "dead", "cancelled")
+_COUNTERS: Final = ("epoch", "put", "done", "failed", "dead", "cancelled")
 
 
 class Teller:
@@ -139,7 +147,10 @@ def _time(ms: str) -> str:
 
 
 def deliver(item: notify.Notification) -> None:
-    """Post a notification: what the slot runs. Raises NotificationFailed, which is tried again; NotificationRefused."""
+    """Post a notification: what the slot runs.
+
+    Raises NotificationFailed, which is tried again; NotificationGone, NotificationRefused.
+    """
     url, identity, body = item
     settings = cast("Running", running.get()).slot.station.settings
     origin, target = notify.split("notify", url)
@@ -153,8 +164,10 @@ def deliver(item: notify.Notification) -> None:
     except (HTTPError, OSError) as error:
         _tell(origin, identity, str(error))
         raise NotificationFailed(str(origin), identity, str(error)) from error
-    if 300 <= status < 400:
+    if 300 <= status < 400 and location:
         raise NotificationRefused(str(origin), may, location)
+    if status == _GONE:
+        raise NotificationGone(str(origin), identity)
     if not 200 <= status < 300:
         _tell(origin, identity, f"status {status}")
         raise NotificationFailed(str(origin), identity, f"it answered with status {status}", status)
@@ -171,7 +184,7 @@ def _post(origin: notify.Origin, target: str, body: bytes, headers: dict[str, st
             retries=False, redirect=False, preload_content=False,
         )  # fmt: skip
         answer.close()  # what else it says is of no interest, however long it is
-        return int(answer.status), str(answer.headers.get("location", "nowhere"))[:200]
+        return int(answer.status), str(answer.headers.get("location", ""))[:200]
     finally:
         manager.clear()
 

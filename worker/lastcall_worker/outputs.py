@@ -14,7 +14,7 @@ from lastcall.flowoptions import MANY
 from lastcall.outcome import PackedError, pack_error
 from lastcall.payload import Origin, Outcome, seal_outcome, seal_traced
 from lastcall.state.records import ERROR, NEXT, SHOWN, Completion, Output, Segment
-from lastcall_worker.packing import find_unserializable, given_up
+from lastcall_worker.packing import failures, find_unserializable, given_up
 
 if TYPE_CHECKING:
     from lastcall.state.records import Chunk
@@ -40,7 +40,10 @@ def pack(
             find_unserializable(slot, chunk, values, errors)
     letters, retried = given_up(slot, work, chunk, errors, again)
     done = len(values) - len(letters) - len(retried)
-    return Completion(chunk.id, done, len(letters), again=retried, letters=letters, segments=segments)
+    failed = failures(errors, again, letters)
+    return Completion(
+        chunk.id, done, len(letters), again=retried, letters=letters, segments=segments, failed=failed
+    )  # fmt: skip
 
 
 def last_way(work: Work) -> str:

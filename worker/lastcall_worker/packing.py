@@ -41,7 +41,13 @@ def pack(
             find_unserializable(slot, chunk, values, errors)
     letters, retried = given_up(slot, work, chunk, errors, again)
     done = len(values) - len(letters) - len(retried)
-    return Completion(chunk.id, done, len(letters), outcome, sent, retried, letters)
+    failed = failures(errors, again, letters)
+    return Completion(chunk.id, done, len(letters), outcome, sent, retried, letters, failed=failed)
+
+
+def failures(errors: dict[int, PackedError], again: dict[int, int], letters: Sequence[object]) -> int:
+    """How many items are done that came to an error."""
+    return sum(at not in again for at in errors) - len(letters)
 
 
 def given_up(

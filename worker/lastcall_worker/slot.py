@@ -537,6 +537,14 @@ def run(app: Any, settings: Settings, node: str, address: str, ticket: str, *, e
         Slot(station, address, ticket, station.events if events else None).run()
 
 
+class _SlotTask(Task):
+    abstract = True
+
+    @classmethod
+    def annotate(cls) -> None:
+        """Nothing: an app's annotations for all its tasks are not for this one."""
+
+
 def register(app: Any, settings: Settings) -> Any:
     """Give a Celery app the slot task."""
 
@@ -550,6 +558,6 @@ def register(app: Any, settings: Settings) -> Any:
         limit: _NO_LIMIT_S for limit in ("time_limit", "soft_time_limit") if app.conf[f"task_{limit}"] is not None
     }
     return app.task(
-        slot, name=SLOT_TASK, base=Task, shared=False, bind=True, ignore_result=True, acks_late=False,
+        slot, name=SLOT_TASK, base=_SlotTask, shared=False, bind=True, ignore_result=True, acks_late=False,
         send_events=False, rate_limit=0, Request="lastcall_worker.request:SlotRequest", **limits_s,
     )  # fmt: skip

@@ -56,6 +56,7 @@ class Barrier(Thing):
         Raises threading.BrokenBarrierError at the timeout, which breaks it for all, and if it is or becomes broken, or
         is reset. A worker's function runs other work meanwhile, which may be another party.
         """
+        self._check_wait()  # before it has come: who leaves breaks the barrier
         connection, party = self._connection, uuid.uuid4().hex
         generation, number = b"", -1
 

@@ -59,6 +59,19 @@ class Dict(Thing, MutableMapping[K, V]):
     def __iter__(self) -> Iterator[K]:
         return iter(self.keys())
 
+    def __reversed__(self) -> Iterator[K]:
+        return reversed(self.keys())
+
+    def __or__(self, other: Any) -> dict[Any, Any]:
+        return self.copy() | other.copy() if isinstance(other, dict | Dict) else NotImplemented
+
+    def __ror__(self, other: Any) -> dict[Any, Any]:
+        return other | self.copy() if isinstance(other, dict) else NotImplemented
+
+    def __ior__(self, other: Any) -> Dict[K, V]:
+        self.update(other)
+        return self
+
     def get(self, key: K, default: Any = None) -> Any:
         try:
             return self[key]
@@ -73,9 +86,11 @@ class Dict(Thing, MutableMapping[K, V]):
 
     @reaching
     def items(self) -> list[tuple[K, V]]:  # type: ignore[override]
-        fields = self._redis.hgetall(self._key("fields"))
-        order = self._redis.zrange(self._key("order"), 0, -1)
-        return [self._open(field, fields[field]) for field in order if field in fields]
+        pipeline = self._redis.pipeline(transaction=True)  # one moment's
+        pipeline.hgetall(self._key("fields"))
+        pipeline.zrange(self._key("order"), 0, -1)
+        fields, order = pipeline.execute()
+        return [self._open(field, fields[field]) for field in order]
 
     def copy(self) -> dict[K, V]:
         return dict(self.items())
@@ -83,7 +98,7 @@ class Dict(Thing, MutableMapping[K, V]):
     @reaching
     def update(self, other: Any = (), /, **more: Any) -> None:
         """As of a dict; in one go for up to 500 items."""
-        pairs = [*dict(other, **more).items()]
+        pairs = [*dict(other.copy() if isinstance(other, Dict) else other, **more).items()]
         for at in range(0, len(pairs), _MOST):
             sealed: list[bytes] = []
             for key, value in pairs[at : at + _MOST]:
@@ -185,7 +200,7 @@ def _plain(key: object) -> object:
     if isinstance(key, bool) or (isinstance(key, float) and key.is_integer()):
         key = int(key)  # 1, 1.0 and True are one key
     if isinstance(key, int) and not -(2**63) <= key < 2**64:
-        return [b"int", str(key)]
+        return msgpack.ExtType(0, str(key).encode())
     if key is None or isinstance(key, int | float):
         return key
     if isinstance(key, str):

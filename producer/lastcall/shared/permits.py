@@ -101,8 +101,8 @@ class Permits:
         Raises WaitTimeout as Seeking does; BlocksLoop where a coroutine on a worker would block what runs beside it,
         maybe the one that holds what it waits for.
         """
-        if blocking and (here_runs := running.get()) is not None:
-            here_runs.check_wait(f"{thing.kind} {thing.name}")
+        if blocking:
+            thing._check_wait()
         connection = thing._connection
         seeking, outage = Seeking(thing, timeout), Outage(connection)
         while True:

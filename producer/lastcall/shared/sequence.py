@@ -39,7 +39,8 @@ class List(Thing, MutableSequence[T]):
     def __getitem__(self, index: Any) -> Any:
         if isinstance(index, slice):
             return self.copy()[index]
-        sealed = self._redis.lindex(self._key("items"), operator.index(index))
+        at = operator.index(index)
+        sealed = self._redis.lindex(self._key("items"), at) if abs(at) < 2**63 else None
         if sealed is None:
             raise IndexError("list index out of range")
         return self._open(sealed)

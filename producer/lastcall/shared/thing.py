@@ -15,7 +15,7 @@ from lastcall.current import HELP_S, help_beside, running
 from lastcall.errors import ConfigError
 from lastcall.state import keys
 from lastcall.state.scripts import Code
-from lastcall.waiting import AWAY, Deadline, Outage
+from lastcall.waiting import AWAY, Deadline, Outage, warn_of_loop
 
 if TYPE_CHECKING:
     from lastcall.settings import Settings
@@ -76,10 +76,17 @@ class Thing:
         """Its kind and options, as everybody must say them."""
         return " ".join((self.kind, *map(str, self._options)))
 
+    def _check_wait(self) -> None:
+        """Raise BlocksLoop in a coroutine on a worker: it would hold up all beside it, maybe who it waits for."""
+        here = running.get()
+        if here is not None:
+            here.check_wait(f"{self.kind} {self.name}")
+
     def _wait(self, look: Callable[[], bool], timeout: float | None) -> bool:
         """Until `look` is true, which is asked first, and again when somebody has published. False at the timeout.
 
-        A worker's function runs other work of its queue meanwhile, which may be what it waits for.
+        A worker's function runs other work of its queue meanwhile, which may be what it waits for. Raises BlocksLoop in
+        a coroutine on a worker.
         """
         connection, deadline = self._connection, Deadline(timeout)
         outage = Outage(connection)
@@ -88,6 +95,8 @@ class Thing:
                 if look():
                     return True
                 outage.over()
+                self._check_wait()
+                warn_of_loop()
                 announcements = connection.asking.pubsub(ignore_subscribe_messages=True)  # type: ignore[no-untyped-call]
                 with announcements as announced:
                     announced.subscribe(self._key("meta"))

@@ -481,7 +481,7 @@ class Ledger:
             function=_text(meta["identity"]), workers=_text(meta["celery"]),
             tickets=reply[4], started=reply[5], chunks_ready=reply[6],
             created_ms=int(meta["created"]), ended_ms=int(ended) if ended else None,
-            producers=tuple(producers),
+            producers=tuple(producers), failed=int(meta.get("failed", 0)),
         )  # fmt: skip
 
     def _refuse(self, reply: list[Any]) -> NoReturn:

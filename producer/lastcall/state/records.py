@@ -156,6 +156,7 @@ NEXT, SHOWN, AGAIN, ERROR = "n", "r", "s", "e"
 class Completion:
     """What a chunk came to: items done + items dead + items to try again + items left over = its items.
 
+    failed: of those done, how many came to an error, which is their result.
     segments: instead of an outcome and outputs, of a flow's queue: all its items that are not to be tried again or left
     over, in their order. Those of a gather hold what all chunks in its hand came to, wherever they are.
     rest: items at its end that did not fill a batch.
@@ -171,6 +172,7 @@ class Completion:
     segments: Sequence[Segment] = ()
     rest: int = 0
     notes: Sequence[Note] = ()
+    failed: int = 0
 
     def args(self) -> list[Any]:
         args: list[Any] = [self.chunk, self.done, self.dead, self.outcome, len(self.outputs)]
@@ -187,7 +189,7 @@ class Completion:
             args += (first, past, way, len(parts))
             for part in parts:
                 args += part
-        args += (self.rest, len(self.notes))
+        args += (self.rest, self.failed, len(self.notes))
         for note in self.notes:
             args += note.args()
         return args
@@ -336,7 +338,10 @@ class ProducerStatus:
 
 @dataclass(frozen=True, slots=True)
 class Status:
-    """One moment of a queue. Counters are items, except tickets, started and chunks_ready."""
+    """One moment of a queue. Counters are items, except tickets, started and chunks_ready.
+
+    failed: of those done, how many came to an error, where that is a result (on_error="return", maps and calls).
+    """
 
     job: str
     name: str
@@ -361,6 +366,7 @@ class Status:
     created_ms: int
     ended_ms: int | None
     producers: tuple[ProducerStatus, ...] = field(default=())
+    failed: int = 0
 
     @property
     def ended(self) -> bool:

@@ -143,9 +143,9 @@ local function complete(i, hand, took)
     else
       at = at + 1
     end
-    local rest = tonumber(ARGV[at])
-    local notes = tonumber(ARGV[at + 1])
-    at = at + 2
+    local rest, failed, notes = tonumber(ARGV[at]), tonumber(ARGV[at + 1]), tonumber(ARGV[at + 2])
+    at = at + 3
+    if held then add(i, 'failed', failed) end
     for _ = 1, notes do
       if held and ARGV[at] == 'done' then
         note_bytes(i, 'done', ARGV[at + 1], ARGV[at + 2])

@@ -20,6 +20,7 @@ local function give_up(i, id, counts, payload, kind, about)
   told.attempt, told.said, told.payload = tries, in_words(about), #payload <= 16 * MOST_BYTES and payload or nil
   local is_result = get(i, 'on_error') == 'return'  -- then what became of it is no letter, but told to its reader alone
   add(i, is_result and 'done' or 'dead', n)
+  if is_result then add(i, 'failed', n) end
   add(i, 'bytes', -#payload)
   note_failure(i, is_result and 'failed' or 'dead', id, told)
   if not is_result then

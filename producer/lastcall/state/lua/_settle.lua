@@ -14,7 +14,7 @@ local function end_queue(i, state)
   note(i, 'ended', '', {said = state, items = num(i, 'put')})
   if (get(i, 'notify') or '') ~= '' then
     -- Who is to be told of this, and of what, outlives the queue's next epoch: a worker takes it from here.
-    local told = {}
+    local told = {failed = tostring(num(i, 'failed'))}
     for _, field in ipairs({'name', 'state', 'epoch', 'put', 'done', 'dead', 'cancelled', 'created', 'ended', 'notify'}) do
       told[field] = tostring(get(i, field))
     end

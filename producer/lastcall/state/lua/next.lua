@@ -10,7 +10,7 @@
   ARGV[8] number of completions, then for each: chunk id, items done, items dead, outcome or "", outputs n, n x (chunk id, items, payload), retries n,
     n x (index, raises, delay in ms, payload, crashes, losses), dead letters n, n x (item, record), segments n, n x (first item, the one behind
     its last, "n" for the queue downstream, "r" for results of the last, "s" for this queue again, "e" for an error, parts n, n x (id, items, data)),
-    items that are left over, notes n, n x (kind, id, msgpack map) for the history (_complete.lua)
+    items that are left over, items done that came to an error, notes n, n x (kind, id, msgpack map) for the history (_complete.lua)
   ARGV, the last one: how many chunks the slot knows to be in its hand when these are complete
   Returns {1 OK, {chunk id, header and payload, ...}, downstream tickets to send, {}, more}
         | {0 NOTHING, {}, downstream tickets to send, tickets of this queue to send, more} nothing may be claimed, or it leaves
