@@ -6,6 +6,7 @@ import io
 import pickle
 from collections.abc import Callable, Iterable
 from contextvars import ContextVar
+from functools import cache
 from typing import Any, Final, NamedTuple
 
 from lastcall.errors import AsideLost, ItemTooLarge
@@ -64,8 +65,8 @@ class Parcel:
             self._picky = True
         self._clear()
         file = io.BytesIO()
-        picky = pickler(file, 5, buffer_callback=self._take)
-        picky.persistent_id = self._take_bytes
+        picky = _picky(pickler)(file, 5, buffer_callback=self._take)
+        picky.take_bytes = self._take_bytes
         picky.dump(value)
         return file.getvalue()
 
@@ -105,6 +106,17 @@ class Parcel:
     def contents(self) -> dict[bytes, memoryview]:
         """What was taken, by its digest: what is there twice, once."""
         return {part.digest: raw for part, (raw, *_) in zip(self.parts, self.taken, strict=True)}
+
+
+@cache
+def _picky(pickler: Any) -> Any:
+    """A pickler that shows every object. Of its class: an attribute of the pickler itself, Python 3.13.0 refuses."""
+
+    class Picky(pickler):  # type: ignore[misc]
+        def persistent_id(self, value: object) -> Any:
+            return self.take_bytes(value)
+
+    return Picky
 
 
 class _Unpickler(pickle.Unpickler):
