@@ -87,6 +87,14 @@ class Place:
         return {one["index"]: one.get("value", one.get("error")) for one in found}
 
 
+@pytest.fixture(autouse=True)
+def _heeding() -> Iterator[None]:
+    """As from a terminal: where the tests run in the background SIGINT is ignored, also by what they start."""
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    signal.signal(signal.SIGINT, before)
+
+
 @pytest.fixture
 def place(tmp_path: Path, cluster: Cluster) -> Place:
     return Place(tmp_path, cluster)
