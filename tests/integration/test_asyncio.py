@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import functools
+import random
 import threading
 from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine
 from typing import Any
@@ -454,6 +455,19 @@ async def test_waits_hold_no_threads(lonely: Cluster, names: Callable[[], str]) 
         assert await asyncio.gather(*reads) == [None] * 30
         for call in calls:
             call.cancel()
+
+
+@on_a_loop
+async def test_a_wait_that_is_cancelled_at_any_time_ends(lonely: Cluster, name: str) -> None:
+    delays = random.Random(4)
+    async with client_of(lonely) as client:
+        queue = await client.queue(name)
+        for _ in range(200):
+            waiting = asyncio.create_task(queue.join())
+            await asyncio.sleep(delays.random() * 0.012)
+            waiting.cancel()
+            await asyncio.wait([waiting], timeout=30)
+            assert waiting.cancelled()
 
 
 @on_a_loop
