@@ -7,7 +7,8 @@ queues (queues.py, putget.py, hands.py, directproducer.py), concurrent.futures' 
 backend (joblib.py). Celery's tasks are functions by celerytask.py; URLs are told of ends by notify.py. What functions
 keep and share: resource.py, slotlocal.py (place.py), shared/. What they travel in: envelope.py, payload.py,
 functions.py, outcome.py, and beside it parcel.py and aside.py. What keeps them alive: heart.py, reaper.py,
-registry.py, waiting.py. The private cluster: private.py, guardian.py, defaultclient.py. The commands: cli/.
+registry.py. How they wait: waiting.py, announced.py. The private cluster: private.py, guardian.py, defaultclient.py.
+The commands: cli/.
 """
 
 from lastcall import errors
@@ -17,6 +18,7 @@ from lastcall.aio import (
     AsyncFlowJob,
     AsyncJob,
     AsyncLock,
+    AsyncManager,
     AsyncMapResults,
     AsyncProducer,
     AsyncQueue,
@@ -53,6 +55,7 @@ __all__ = [
     "AsyncFlowJob",
     "AsyncJob",
     "AsyncLock",
+    "AsyncManager",
     "AsyncMapResults",
     "AsyncProducer",
     "AsyncQueue",

@@ -140,7 +140,7 @@ class Answer(Future[Any]):
     def _help(self, timeout: float | None) -> float | None:
         """Where this waits in a worker's function: until it is done, or time is over. Gives what is left of that."""
         if timeout != 0 and not self.done():
-            warn_of_loop()
+            warn_of_loop("the answer to a call", "await client.submit(function)")
         if not running.get():
             return timeout
         deadline = Deadline(timeout)

@@ -103,17 +103,17 @@ class Announcements:
         else:
             self._pubsub = pubsub
 
-    async def heard(self, wait_s: float) -> None:
-        """Wait for something."""
+    async def heard(self, wait_s: float) -> bool:
+        """Wait for something; whether it came."""
         try:
             if self._pubsub is not None:
                 with heeding_cancel():
-                    await self._pubsub.get_message(timeout=max(wait_s, 0.001))
-                return
+                    return await self._pubsub.get_message(timeout=max(wait_s, 0.001)) is not None
         except (RedisError, OSError):
             await self.close()
         await asyncio.sleep(min(wait_s, _AGAIN_S))
         await self.listen()
+        return False
 
     async def close(self) -> None:
         pubsub, self._pubsub = self._pubsub, None

@@ -6,6 +6,7 @@ from types import TracebackType
 from typing import TYPE_CHECKING, Generic, TypeVar
 
 from lastcall.aio.helping import Waiting
+from lastcall.aio.misuse import Awaited
 from lastcall.consumer import Consumer
 from lastcall.errors import Empty
 from lastcall.waiting import AWAY, Deadline
@@ -53,7 +54,7 @@ class _Claiming(Consumer[T]):
         return self._outage.describe(self._ledger)
 
 
-class AsyncConsumer(Generic[T]):
+class AsyncConsumer(Awaited, Generic[T]):
     """A queue's items, shared with the other consumers, until the queue has ended; made by queue.consumer(), or by a
     loop over the queue.
 
@@ -112,7 +113,7 @@ class AsyncConsumer(Generic[T]):
         """Give back what was not handed out, and let go of the ticket. May be called again."""
         if not self._closed:
             self._closed = True
-            await self._link.threads.take(self._consumer.close)
+            await self._link.threads.give(self._consumer.close)
 
     async def __aenter__(self) -> AsyncConsumer[T]:
         return self

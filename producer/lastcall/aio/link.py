@@ -6,7 +6,6 @@ import asyncio
 from typing import TYPE_CHECKING
 
 from lastcall.aio.bells import Bells
-from lastcall.errors import ConfigError
 
 if TYPE_CHECKING:
     from lastcall.aio.threads import Threads
@@ -21,13 +20,3 @@ class Link:
         self.threads = threads
         self.loop = asyncio.get_running_loop()
         self.bells = Bells(connection.settings)
-
-
-def check_loop(loop: asyncio.AbstractEventLoop | None) -> asyncio.AbstractEventLoop:
-    """The running loop. Raises ConfigError where it is not the one that the client belongs to."""
-    here = asyncio.get_running_loop()
-    if loop is not None and loop is not here:
-        raise ConfigError(
-            "an AsyncClient", "used in the event loop in which it was used first", "another", "make one there"
-        )
-    return here

@@ -5,8 +5,9 @@ from __future__ import annotations
 from collections.abc import AsyncIterator
 from typing import TYPE_CHECKING, Generic, TypeVar
 
+from lastcall.aio.announced import wait_for_end
 from lastcall.aio.consumer import AsyncConsumer
-from lastcall.aio.ends import wait_for_end
+from lastcall.aio.misuse import Awaited
 from lastcall.aio.producer import AsyncProducer
 from lastcall.aio.results import AsyncResults
 from lastcall.waiting import raise_for
@@ -20,7 +21,7 @@ if TYPE_CHECKING:
 T = TypeVar("T")
 
 
-class AsyncQueue(Generic[T]):
+class AsyncQueue(Awaited, Generic[T]):
     """A queue in Redis; made by `await client.queue()`.
 
     queue: the same handle for programs without an event loop, which may be pickled and used anywhere.
