@@ -38,6 +38,7 @@ class Tasks:
         client, name = self.client, self.name
         lasting: Any = {"producers": 1_000_000, "on_lost": "ignore"}  # it does not end when all who put have left
         self.queue = await client.queue(f"{name}-queue", maxsize=10, **lasting)
+        self.joinable = await client.joinable_queue(5, name=f"{name}-joinable")
         self.full = await client.queue(f"{name}-full", maxsize=1, **lasting)
         self.lock, self.semaphore = client.lock(name), client.semaphore(f"{name}-semaphore", 2)
         self.event, self.barrier = client.event(f"{name}-event"), client.barrier(f"{name}-barrier", 2)
@@ -58,6 +59,17 @@ class Tasks:
                 number = await consumer.get()
                 self.got.append(number)
                 await consumer.done()
+
+    async def puts(self) -> None:
+        while True:
+            number = next(self.numbers)
+            await self.joinable.put(number)
+            self.put.add(number)
+
+    async def gets(self) -> None:
+        while True:
+            self.got.append(await self.joinable.get())
+            await self.joinable.task_done()
 
     async def puts_into_what_is_full(self) -> None:
         async with self.full.producer() as out:
@@ -110,6 +122,12 @@ class Tasks:
                 while True:
                     self.got.append(await consumer.get(timeout=1))
                     await consumer.done()
+        with contextlib.suppress(errors.Empty):
+            while True:
+                self.got.append(await self.joinable.get(timeout=1))
+                await self.joinable.task_done()
+        await self.joinable.join(30)
+        await self.joinable.shutdown(immediate=True)
         assert len(set(self.got)) == len(self.got)
         assert self.put <= set(self.got) <= set(range(next(self.numbers)))
         assert sorted([*self.popped, *await self.tokens.copy()]) == list(range(_TOKENS))
@@ -140,7 +158,7 @@ def test_whatever_is_cancelled_holds_nothing(cluster: Cluster, name: str, seed: 
             kinds: list[Callable[[], Awaitable[None]]] = [
                 tasks.produces, tasks.consumes, tasks.puts_into_what_is_full, tasks.joins, tasks.locks,
                 tasks.takes_a_permit, tasks.waits_at_the_barrier, tasks.waits_for_the_event, tasks.pops, tasks.calls,
-                tasks.maps, tasks.runs_a_flow,
+                tasks.maps, tasks.runs_a_flow, tasks.puts, tasks.gets,
             ]  # fmt: skip
 
             async def cancelled(kind: Callable[[], Awaitable[None]], after_s: float) -> None:

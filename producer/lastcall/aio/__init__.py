@@ -5,7 +5,8 @@ calls; what waits for something to happen, awaits it on the loop (bells.py). So 
 outages and lost replies, pickling does not hold up the loop, and no wait holds a thread. Start at client.py;
 queue.py, producer.py, consumer.py, results.py, map.py, flowjob.py (source.py), job.py, calls.py and announced.py are
 the awaitable twins of the modules with those names; lock.py, event.py, barrier.py, value.py, mapping.py, sequence.py,
-named.py and manager.py those of modules in shared/ (thing.py). misuse.py has what is said where they are not awaited.
+named.py and manager.py those of modules in shared/ (thing.py); putget.py, hands.py and queues.py have queue.Queue's
+methods. misuse.py has what is said where they are not awaited.
 """
 
 from lastcall.aio.barrier import AsyncBarrier
@@ -20,6 +21,7 @@ from lastcall.aio.map import AsyncMapResults
 from lastcall.aio.mapping import AsyncDict
 from lastcall.aio.producer import AsyncProducer
 from lastcall.aio.queue import AsyncQueue
+from lastcall.aio.queues import AsyncJoinableQueue, AsyncPlainQueue
 from lastcall.aio.results import AsyncResults
 from lastcall.aio.sequence import AsyncList
 from lastcall.aio.value import AsyncCounter, AsyncValue
@@ -34,10 +36,12 @@ __all__ = [
     "AsyncFlowJob",
     "AsyncFlowResults",
     "AsyncJob",
+    "AsyncJoinableQueue",
     "AsyncList",
     "AsyncLock",
     "AsyncManager",
     "AsyncMapResults",
+    "AsyncPlainQueue",
     "AsyncProducer",
     "AsyncQueue",
     "AsyncRLock",

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import uuid
 from collections.abc import AsyncIterable, Callable, Coroutine, Iterable, Iterator
+from functools import partial
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, TypeVar, overload
 
@@ -16,6 +17,7 @@ from lastcall.aio.map import AsyncMapResults, _Steps
 from lastcall.aio.misuse import Awaited, awaited
 from lastcall.aio.named import AsyncNamed
 from lastcall.aio.queue import AsyncQueue
+from lastcall.aio.queues import AsyncJoinableQueue, AsyncPlainQueue
 from lastcall.aio.source import Source
 from lastcall.aio.threads import Threads
 from lastcall.celerytask import workers_of
@@ -26,6 +28,7 @@ from lastcall.flowjob import FlowJob
 from lastcall.job import Job
 from lastcall.plan import AUTO, SERIAL
 from lastcall.policy import RetryOn, told
+from lastcall.queues import JoinableQueue, Queue
 
 if TYPE_CHECKING:
     from lastcall.aio.thing import Opened
@@ -133,6 +136,24 @@ class AsyncClient(Awaited, AsyncNamed):
         return AsyncQueue(link, queue)
 
     @awaited
+    async def plain_queue(
+        self, maxsize: int = 0, *, name: str | None = None, reopen: bool = False
+    ) -> AsyncPlainQueue[Any]:
+        """lastcall.Queue(maxsize, name=name, reopen=reopen), awaited."""
+        client, link = await self._open()
+        make = partial(Queue, maxsize, name=name, client=client, reopen=reopen)
+        return AsyncPlainQueue(link, await self._threads.take(make))
+
+    @awaited
+    async def joinable_queue(
+        self, maxsize: int = 0, *, name: str | None = None, reopen: bool = False
+    ) -> AsyncJoinableQueue[Any]:
+        """lastcall.JoinableQueue(maxsize, name=name, reopen=reopen), awaited."""
+        client, link = await self._open()
+        make = partial(JoinableQueue, maxsize, name=name, client=client, reopen=reopen)
+        return AsyncJoinableQueue(link, await self._threads.take(make))
+
+    @awaited
     async def run(
         self, flow: Flow | Stage | Callable[..., Any], items: Iterable[Any] | AsyncIterable[Any] | None = None, *,
         mode: str = AUTO, **options: Any,
@@ -201,7 +222,7 @@ class AsyncClient(Awaited, AsyncNamed):
             finally:
                 self._threads.closed = True
                 for link in self._links.values():
-                    await link.bells.close()
+                    await link.close()
                 await self._threads.rest()
 
     async def _open(self) -> tuple[Client, Link]:

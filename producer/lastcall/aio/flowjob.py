@@ -54,7 +54,7 @@ class AsyncFlowJob(AsyncJob):
         flow = getattr(self, "_flow", None)
         if flow is None or flow._kept:
             return
-        self._link.threads.aside(flow.close)
+        self._link.drop(flow.close)
         if self._source is not None and not flow._detached:
             with contextlib.suppress(RuntimeError):  # the loop is closed
                 self._link.loop.call_soon_threadsafe(self._source.close)

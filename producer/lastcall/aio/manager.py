@@ -19,6 +19,7 @@ from lastcall.aio.event import AsyncEvent
 from lastcall.aio.lock import AsyncLock, AsyncRLock, AsyncSemaphore
 from lastcall.aio.mapping import AsyncDict
 from lastcall.aio.misuse import Awaited
+from lastcall.aio.queues import AsyncJoinableQueue, AsyncPlainQueue
 from lastcall.aio.sequence import AsyncList
 from lastcall.aio.value import AsyncCounter, AsyncValue
 from lastcall.shared.manager import Manager
@@ -83,6 +84,13 @@ class AsyncManager(Awaited):
 
     async def list(self, values: Iterable[Any] = ()) -> AsyncList[Any]:
         return self._client.twin(await self._make(Manager.list, values))
+
+    async def Queue(self, maxsize: int = 0) -> AsyncPlainQueue[Any]:
+        return self._client.twin(await self._make(Manager.Queue, maxsize))
+
+    async def JoinableQueue(self, maxsize: int = 0) -> AsyncJoinableQueue[Any]:
+        twin: AsyncJoinableQueue[Any] = self._client.twin(await self._make(Manager.JoinableQueue, maxsize))
+        return twin
 
     async def shutdown(self) -> None:
         """Remove all that it has made. May be called again."""

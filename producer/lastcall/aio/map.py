@@ -160,7 +160,7 @@ class AsyncMapResults(Awaited, AsyncIterator[Any]):
     def __del__(self) -> None:
         steps, self._steps = getattr(self, "_steps", None), None
         if steps is not None and self._link is not None:
-            self._link.threads.aside(lambda: steps.finish(cancel=True))
+            self._link.drop(lambda: steps.finish(cancel=True))
             with contextlib.suppress(RuntimeError):  # the loop is closed
                 self._link.loop.call_soon_threadsafe(_cancel, self._feeder, self._reading)
 

@@ -10,11 +10,13 @@ from lastcall.aio.event import AsyncEvent
 from lastcall.aio.lock import AsyncLock, AsyncRLock, AsyncSemaphore
 from lastcall.aio.mapping import AsyncDict
 from lastcall.aio.queue import AsyncQueue
+from lastcall.aio.queues import AsyncJoinableQueue, AsyncPlainQueue
 from lastcall.aio.sequence import AsyncList
 from lastcall.aio.value import AsyncCounter, AsyncValue
 from lastcall.checks import natural
 from lastcall.errors import ConfigError
 from lastcall.queue import StatusableQueue
+from lastcall.queues import JoinableQueue, Queue
 from lastcall.shared.barrier import Barrier
 from lastcall.shared.event import Event
 from lastcall.shared.lock import BoundedSemaphore, Lock, RLock, Semaphore
@@ -113,12 +115,20 @@ class AsyncNamed:
     def twin(self, handle: List[T]) -> AsyncList[T]: ...
     @overload
     def twin(self, handle: StatusableQueue[T]) -> AsyncQueue[T]: ...
+    @overload
+    def twin(self, handle: JoinableQueue[T]) -> AsyncJoinableQueue[T]: ...
+    @overload
+    def twin(self, handle: Queue[T]) -> AsyncPlainQueue[T]: ...
     def twin(self, handle: Any) -> Any:
         """The awaitable twin of what is for programs without an event loop: of a shared thing or a queue that was
         handed to a coroutine, say. It uses the handle's own server. Raises ConfigError."""
         self._opener()  # which says what is wrong
         if isinstance(handle, StatusableQueue):
             return AsyncQueue(self._link_of(handle._connection), handle)
+        if isinstance(handle, JoinableQueue):
+            return AsyncJoinableQueue(self._link_of(handle._connection), handle)
+        if isinstance(handle, Queue):
+            return AsyncPlainQueue(self._link_of(handle._connection), handle)
         if not isinstance(handle, Barrier) and type(handle) not in _TWINS:
             raise ConfigError("a handle", "a queue, or a shared thing such as a lock", repr(handle))
         link = self._link_of(handle._connection)

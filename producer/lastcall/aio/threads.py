@@ -70,13 +70,15 @@ class Threads:
     def aside(self, function: Callable[..., Any], *args: Any) -> None:
         """Run something that nobody waits for, whose errors nobody is there to be told."""
         with contextlib.suppress(RuntimeError):  # the interpreter ends: leases run out
-            future = _pool().submit(_quietly, function, *args)
+            future = _pool().submit(quietly, function, *args)
             self._aside.add(future)
             future.add_done_callback(self._aside.discard)
 
     async def rest(self) -> None:
         """Until what was run aside is over."""
-        await asyncio.gather(*map(asyncio.wrap_future, tuple(self._aside)))
+        await asyncio.sleep(0)  # what was dropped comes by the loop
+        while self._aside:
+            await asyncio.gather(*map(asyncio.wrap_future, tuple(self._aside)))
 
 
 _pools: dict[int, ThreadPoolExecutor] = {}  # by process: a fork has none of its parent's threads
@@ -89,6 +91,7 @@ def _pool() -> ThreadPoolExecutor:
     return pool
 
 
-def _quietly(function: Callable[..., Any], *args: Any) -> None:
+def quietly(function: Callable[..., Any], *args: Any) -> None:
+    """Run what nobody is there to be told of."""
     with contextlib.suppress(Exception):  # leases that cannot be given back run out
         function(*args)
