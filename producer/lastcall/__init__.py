@@ -7,8 +7,8 @@ queues (queues.py, putget.py, hands.py, directproducer.py), concurrent.futures' 
 backend (joblib.py); what pools and executors ask of processes: starter.py. Celery's tasks are functions by
 celerytask.py; URLs are told of ends by notify.py. What functions keep and share: resource.py, slotlocal.py (place.py),
 shared/. What they travel in: envelope.py, payload.py, functions.py, outcome.py, and beside it parcel.py and aside.py.
-What keeps them alive: heart.py, reaper.py, registry.py, waiting.py. The private cluster: private.py, guardian.py,
-defaultclient.py. The commands: cli/.
+What keeps them alive: heart.py, reaper.py, registry.py. How they wait: waiting.py, announced.py. The private cluster:
+private.py, guardian.py, defaultclient.py. The commands: cli/.
 """
 
 from lastcall import errors
@@ -17,8 +17,11 @@ from lastcall.aio import (
     AsyncConsumer,
     AsyncFlowJob,
     AsyncJob,
+    AsyncJoinableQueue,
     AsyncLock,
+    AsyncManager,
     AsyncMapResults,
+    AsyncPlainQueue,
     AsyncProducer,
     AsyncQueue,
     AsyncResults,
@@ -53,8 +56,11 @@ __all__ = [
     "AsyncConsumer",
     "AsyncFlowJob",
     "AsyncJob",
+    "AsyncJoinableQueue",
     "AsyncLock",
+    "AsyncManager",
     "AsyncMapResults",
+    "AsyncPlainQueue",
     "AsyncProducer",
     "AsyncQueue",
     "AsyncResults",

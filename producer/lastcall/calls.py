@@ -153,7 +153,7 @@ class Answer(Future[Any]):
                     "the answer to a call", "waited for in the process that called", "a fork of it",
                     "nobody reads what comes here",
                 )  # fmt: skip
-            warn_of_loop()
+            warn_of_loop("the answer to a call", "await client.submit(function)")
         if not running.get():
             return timeout
         deadline = Deadline(timeout)

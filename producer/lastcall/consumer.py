@@ -86,7 +86,7 @@ class Consumer(Generic[T]):
             return
         if os.getpid() != self._pid:
             raise ConfigError("a consumer", "used in the process that made it", "a fork of it", "make one there")
-        warn_of_loop()
+        warn_of_loop(f"an item of queue {self._ledger.shown}", "async for item in queue")
         deadline = Deadline(timeout)
         wait_s = 0.0
         while True:

@@ -579,11 +579,17 @@ class Empty(LastcallError, _queue.Empty):
 
 
 class BlocksLoop(LastcallError):
-    """A coroutine on a worker waits by a call that blocks its event loop, and with it all that run beside it."""
+    """A coroutine on a worker waits by a call that blocks its event loop, and with it all that run beside it.
 
-    def __init__(self, what: str) -> None:
-        self.what = what
-        super().__init__(f"a coroutine waits for {what} by a call that blocks its event loop: use AsyncClient")
+    what: it waits for; twin: how that is awaited.
+    """
+
+    def __init__(self, what: str, twin: str = "") -> None:
+        self.what, self.twin = what, twin
+        super().__init__(
+            f"a coroutine waits for {what} by a call that blocks its event loop: use AsyncClient"
+            + (f", {twin}" if twin else "")
+        )
 
 
 # Errors of the user's functions

@@ -136,10 +136,10 @@ class PutGet(Handle, Generic[T]):
             weakref.finalize(self, hands.let_go_later).atexit = False
         return hands
 
-    def _make_hands(self, *, keeps: bool = False) -> Hands:
+    def _make_hands(self, *, keeps: bool = False, direct: bool = False) -> Hands:
         return Hands(
             self._connection, self._ledger, celery_queue=self.workers, maxsize=self.maxsize,
-            maxbytes=self._maxbytes, direct=self._explicit, explicit=self._explicit, keeps=keeps,
+            maxbytes=self._maxbytes, direct=direct or self._explicit, explicit=self._explicit, keeps=keeps,
         )  # fmt: skip
 
     def _to_read(self) -> Hands:

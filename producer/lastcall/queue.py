@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 from lastcall import celerytask, functions, handle
 from lastcall import notify as notifications
+from lastcall.announced import wait_for_end
 from lastcall.aside import parcel, put
 from lastcall.checks import bound, one_of, plain_name, positive, seconds
 from lastcall.connection import Connection
@@ -42,7 +43,7 @@ from lastcall.state.records import (
     Status,
     shown,
 )
-from lastcall.waiting import AWAY, raise_for, reaching, unreachable, wait_for_end
+from lastcall.waiting import AWAY, raise_for, reaching, unreachable
 
 if TYPE_CHECKING:
     from lastcall.client import Client

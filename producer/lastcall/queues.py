@@ -12,13 +12,14 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 from redis.exceptions import RedisError
 
+from lastcall.announced import wait_until_idle
 from lastcall.connection import Connection
 from lastcall.defaultclient import connection_of
 from lastcall.errors import LastcallError
 from lastcall.putget import PutGet, items_bound
 from lastcall.queue import make
 from lastcall.state.records import ENDLESS
-from lastcall.waiting import AWAY, unreachable, wait_until_idle
+from lastcall.waiting import AWAY, unreachable
 
 if TYPE_CHECKING:
     from lastcall.client import Client

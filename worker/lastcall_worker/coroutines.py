@@ -58,12 +58,12 @@ class Item(Running):
     def at(self) -> int:
         return self._at
 
-    def check_wait(self, what: str) -> None:
+    def check_wait(self, what: str, twin: str) -> None:
         if is_here():
-            raise BlocksLoop(what)
+            raise BlocksLoop(what, twin)
 
     def help(self, ledger: Ledger) -> bool:
-        self.check_wait(f"queue {ledger.shown}")
+        self.check_wait(f"queue {ledger.shown}", "")
         return super().help(ledger)
 
 

@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Final
 
-from lastcall.aio.ends import wait_for_end
+from lastcall.aio.announced import wait_for_end
 from lastcall.aio.helping import Waiting
 from lastcall.aio.job import AsyncJob
 from lastcall.aio.results import AsyncResults, FedReader
@@ -54,7 +54,7 @@ class AsyncFlowJob(AsyncJob):
         flow = getattr(self, "_flow", None)
         if flow is None or flow._kept:
             return
-        self._link.threads.aside(flow.close)
+        self._link.drop(flow.close)
         if self._source is not None and not flow._detached:
             with contextlib.suppress(RuntimeError):  # the loop is closed
                 self._link.loop.call_soon_threadsafe(self._source.close)
@@ -62,7 +62,7 @@ class AsyncFlowJob(AsyncJob):
     async def aclose(self) -> None:
         """Let go of it: what has not ended is cancelled, unless detach() was called. May be called again."""
         detached = self._flow._detached
-        await self._link.threads.take(self._flow.close)
+        await self._link.threads.give(self._flow.close)
         if self._source is not None and not detached:
             self._source.close()
 

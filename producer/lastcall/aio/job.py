@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections.abc import AsyncIterator
 from typing import TYPE_CHECKING, Any
 
-from lastcall.aio.ends import wait_for_end
+from lastcall.aio.announced import wait_for_end
+from lastcall.aio.misuse import Awaited
 from lastcall.aio.queue import AsyncQueue
 from lastcall.waiting import raise_for
 
@@ -15,7 +16,7 @@ if TYPE_CHECKING:
     from lastcall.state.records import Status
 
 
-class AsyncJob:
+class AsyncJob(Awaited):
     """One run of a map, a flow or linked queues; `await client.job(id)`. Each method is Job's, awaited."""
 
     def __init__(self, link: Link, job: Job) -> None:
