@@ -9,6 +9,7 @@ from contextvars import ContextVar
 from typing import Any, Final, NamedTuple
 
 from lastcall.errors import AsideLost, ItemTooLarge
+from lastcall.mainspace import Loader
 
 
 class Part(NamedTuple):
@@ -107,7 +108,7 @@ class Parcel:
         return {part.digest: raw for part, (raw, *_) in zip(self.parts, self.taken, strict=True)}
 
 
-class _Unpickler(pickle.Unpickler):
+class _Unpickler(Loader):
     def __init__(self, payload: bytes, data: list[bytes | bytearray], parts: list[Part]) -> None:
         super().__init__(
             io.BytesIO(payload), buffers=[one for one, part in zip(data, parts, strict=True) if part.buffer]
