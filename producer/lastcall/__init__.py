@@ -6,9 +6,9 @@ progress.py). aio/ has awaitable twins. On it stand multiprocessing's pools (poo
 queues (queues.py, putget.py, hands.py, directproducer.py), concurrent.futures' interface (executor.py) and joblib's
 backend (joblib.py); what pools and executors ask of processes: starter.py. Celery's tasks are functions by
 celerytask.py; URLs are told of ends by notify.py. What functions keep and share: resource.py, slotlocal.py (place.py),
-shared/. What they travel in: envelope.py, payload.py, functions.py, outcome.py, and beside it parcel.py and aside.py.
-What keeps them alive: heart.py, reaper.py, registry.py. How they wait: waiting.py, announced.py. The private cluster:
-private.py, guardian.py, defaultclient.py. The commands: cli/.
+shared/. What they travel in: envelope.py, payload.py, functions.py, mainspace.py, outcome.py, and beside it parcel.py
+and aside.py. What keeps them alive: heart.py, reaper.py, registry.py. How they wait: waiting.py, announced.py. The
+private cluster: private.py, guardian.py, defaultclient.py. The commands: cli/.
 """
 
 from lastcall import errors

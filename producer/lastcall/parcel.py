@@ -10,6 +10,7 @@ from functools import cache
 from typing import Any, Final, NamedTuple
 
 from lastcall.errors import AsideLost, ItemTooLarge
+from lastcall.mainspace import Loader
 
 
 class Part(NamedTuple):
@@ -119,7 +120,7 @@ def _picky(pickler: Any) -> Any:
     return Picky
 
 
-class _Unpickler(pickle.Unpickler):
+class _Unpickler(Loader):
     def __init__(self, payload: bytes, data: list[bytes | bytearray], parts: list[Part]) -> None:
         super().__init__(
             io.BytesIO(payload), buffers=[one for one, part in zip(data, parts, strict=True) if part.buffer]

@@ -150,7 +150,7 @@ class Flight:
             function: Any = work.function
             if work.style == CALL:
                 try:
-                    function = station.load(item[0])
+                    function = station.load(item[0], work.starter)
                 except BaseException as error:  # whatever importing raises
                     self._fail(one, at, error)
                     one.left -= 1

@@ -14,6 +14,7 @@ import uuid
 from collections import deque
 from collections.abc import Callable, Sequence
 from contextlib import suppress
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from celery.app.task import Task
@@ -60,6 +61,7 @@ from lastcall_worker.station import station as a_station
 
 if TYPE_CHECKING:
     from lastcall.settings import Settings
+    from lastcall.starter import Starter
     from lastcall.state.records import Chunk, Claim, Emitted, Minted
     from lastcall_worker.events import TaskEvents
 
@@ -380,13 +382,14 @@ class Slot:
         where = (station.sealer, ledger.job, ledger.name, chunk)
         self.origins = None
         try:
-            try:
-                if work.flow:
-                    items, failed, self.origins = open_traced(*where)
-                else:
-                    return open_items(*where), {}
-            except NotDeserializable:
-                items, failed = open_each(*where)
+            with starters.loading(work.starter):
+                try:
+                    if work.flow:
+                        items, failed, self.origins = open_traced(*where)
+                    else:
+                        return open_items(*where), {}
+                except NotDeserializable:
+                    items, failed = open_each(*where)
             return items, {at: pack_error(error, station.sealer.keyed) for at, error in failed.items()}
         except (BadEnvelope, NotDeserializable) as error:
             if isinstance(error, BadEnvelope):
@@ -428,7 +431,7 @@ class Slot:
         keyed = self.station.sealer.keyed
         function: Any = work.function
         if work.style == CALL:
-            function = self._call
+            function = partial(self._call, work.starter)
         elif work.style == STAR:
             plain = function
 
@@ -498,9 +501,9 @@ class Slot:
 
         return limited
 
-    def _call(self, item: tuple[Any, Any, dict[str, Any], Any]) -> Any:
+    def _call(self, starter: Starter | None, item: tuple[Any, Any, dict[str, Any], Any]) -> Any:
         wire, args, kwargs, _ = item
-        result = self.station.load(wire)(*args, **kwargs)
+        result = self.station.load(wire, starter)(*args, **kwargs)
         return finish(result) if inspect.iscoroutine(result) else result
 
     def pack(

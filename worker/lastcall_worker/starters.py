@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING
 
 from lastcall import functions
 from lastcall.errors import InitializerFailed
+from lastcall.mainspace import Mainspace
 from lastcall.outcome import pack_error
 from lastcall.place import has_greenlets
 from lastcall_worker.limits import is_child
@@ -50,6 +51,7 @@ class _Thread(_Process, threading.local):
     pass
 
 
+_spaces: dict[str, Mainspace] = {}  # of pools whose initializer came by value, the oldest first
 _here = _Process() if has_greenlets() else _Thread()
 _turn: AbstractContextManager[object] = threading.Lock() if has_greenlets() else nullcontext()
 
@@ -95,12 +97,34 @@ def check_worn() -> None:
         raise Worn
 
 
+def space_of(starter: Starter | None) -> Mainspace | None:
+    """Where a pool's functions that come by value find what its initializer, which did so, has set."""
+    if starter is None or starter.initializer is None or starter.initializer[0] != "value":
+        return None
+    space = _spaces.get(starter.owner)
+    if space is None:
+        space = _spaces.setdefault(starter.owner, Mainspace())
+        while len(_spaces) > _MOST:
+            _spaces.pop(next(iter(_spaces)), None)
+    return space
+
+
+def loading(starter: Starter | None) -> AbstractContextManager[None]:
+    """For what is unpickled for a pool."""
+    space = space_of(starter)
+    return nullcontext() if space is None else space.loading()
+
+
 def _run(starter: Starter, node: str, sealer: Sealer) -> PackedError | None:
     wire = starter.initializer
     if wire is None:
         return None
+    space = space_of(starter) or Mainspace()
     try:
-        functions.load(wire, node, sealer.keyed)(*sealer.load(starter.initargs))
+        with space.loading(initializer=True):
+            initializer, initargs = functions.load(wire, node, sealer.keyed), sealer.load(starter.initargs)
+        with space.initializing():
+            initializer(*initargs)
     except (SystemExit, KeyboardInterrupt):
         if threading.current_thread() is threading.main_thread():
             raise  # the process is told to end: what is in hand comes back to the queue
