@@ -63,11 +63,20 @@ def _describe_object(value: Any, path: _Path) -> tuple[Any, ...]:
     what = (name, _describe(called, path) if isinstance(called, FunctionType) else "")
     fields = getattr(value, "__dict__", None)
     if isinstance(fields, dict):
-        return *what, _describe(fields, path)
+        # What travels: of one that says by itself what that is, not what it works with (a connection, say).
+        return *what, _describe(value.__reduce_ex__(5) if _says_what_travels(kind) else fields, path)
     try:
         return *what, pickle.dumps(value, 5)
     except Exception:  # cloudpickle could, or this would not travel; its own code may raise anything
         return what
+
+
+def _says_what_travels(kind: type) -> bool:
+    return any(
+        getattr(kind, name) is not getattr(object, name, None)
+        for name in ("__reduce__", "__reduce_ex__", "__getstate__")
+        if hasattr(kind, name)
+    )
 
 
 def _cells(function: FunctionType) -> Iterator[Any]:

@@ -301,6 +301,15 @@ def test_functions_on_workers_share_what_they_are_handed(client: Client, ours: l
     assert (counter.value, totals[-1]) == (106, 106)
 
 
+def test_their_methods_are_functions(client: Client, ours: lastcall.Manager) -> None:
+    counter, items = ours.Counter(), ours.list()
+    with client.queue(f"methods-{ours._id}", items.append).producer() as out:
+        out.put_many(range(20))
+    assert sorted(client.map(counter.add, [1] * 20, timeout=60)) == list(range(1, 21))
+    client.queue(f"methods-{ours._id}", items.append).join(60)  # the same function
+    assert sorted(items) == list(range(20))
+
+
 def add_twice(args: Any) -> None:
     lock, counter, total = args
     with lock, lock:

@@ -8,6 +8,7 @@ import pickle
 import subprocess
 import sys
 import threading
+import uuid
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -32,6 +33,26 @@ WORKER = "worker@host"
 
 def add(x: Any, y: Any = 1) -> Any:
     return x + y
+
+
+class Handle:
+    """As one of something that lies elsewhere: its name travels, what it works with does not."""
+
+    def __init__(self, name: str) -> None:
+        self.name, self.works_with = name, uuid.uuid4()
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return Handle, (self.name,)
+
+    def use(self) -> str:
+        return self.name
+
+
+class Stated(Handle):
+    __reduce__ = object.__reduce__
+
+    def __getstate__(self) -> dict[str, str]:
+        return {"name": self.name}
 
 
 @functools.lru_cache
@@ -173,6 +194,8 @@ def _recursive() -> Callable[[int], int]:
         lambda: functools.partial(add, 1),
         lambda: Scale(4),
         lambda: Scale(4).apply,
+        lambda: Handle("a").use,
+        lambda: Stated("a").use,
         _recursive,
     ],
 )
@@ -200,6 +223,7 @@ def test_functions_that_differ_in_anything_they_hold_are_not_the_same() -> None:
         dump(Scale(4), True).identity,
         dump(Scale(5), True).identity,
         dump(Scale(4).apply, True).identity,
+        *(dump(kind(name).use, True).identity for kind in (Handle, Stated) for name in "ab"),
         dump(operator.itemgetter(1), True).identity,
         dump(operator.itemgetter(2), True).identity,
         dump(lambda x: x + 1, True).identity,
