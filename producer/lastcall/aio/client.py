@@ -9,6 +9,7 @@ from functools import partial
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, TypeVar, overload
 
+from lastcall.aio import calls
 from lastcall.aio.calls import AsyncCalls
 from lastcall.aio.flowjob import AsyncFlowJob
 from lastcall.aio.job import AsyncJob
@@ -99,6 +100,18 @@ class AsyncClient(Awaited, AsyncNamed):
         if calls is None:
             calls = self._calls[kind] = AsyncCalls(*kind, self._open)
         return calls.submit(function, args, kwargs)
+
+    async def submit_telling(
+        self, notify: str, function: Callable[..., Any], /, *args: Any, **kwargs: Any
+    ) -> asyncio.Future[Any]:
+        """submit(), of which a worker tells the URL `notify` when it has ended, though this process may be gone.
+
+        The call is on the server when this gives its future, `await (await client.submit_telling(...))`. Raises what
+        Client.submit_telling() does.
+        """
+        client, link = await self._open()
+        answer: Any = await self._threads.take(partial(client.submit_telling, notify, function, *args, **kwargs))
+        return calls.awaited(answer, link)
 
     def map(
         self, function: Callable[..., Any], *iterables: Iterable[Any] | AsyncIterable[Any], ordered: bool = True,

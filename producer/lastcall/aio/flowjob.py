@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import itertools
-from collections.abc import Sequence
+from collections.abc import AsyncIterator, Sequence
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Final
 
@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from lastcall.aio.link import Link
     from lastcall.aio.source import Source
     from lastcall.flowjob import FlowJob
+    from lastcall.letters import DeadLetter
     from lastcall.results import Entry
     from lastcall.state.records import Status
 
@@ -113,6 +114,12 @@ class AsyncFlowJob(AsyncJob):
             await self._link.threads.ask(flow._check_read)
             await asyncio.sleep(deadline.left(0.05))
         return flow.detach(0.001)
+
+    async def dead_letters(self) -> AsyncIterator[DeadLetter]:
+        """The items of all its queues that were given up on, the first queue's first."""
+        for queue in await self.queues():
+            async for letter in queue.dead_letters():
+                yield letter
 
     async def _look_for_errors(self, deadline: Deadline) -> None:
         """Read over results as they come, which stay where they are; raise the first error that is one."""
