@@ -42,7 +42,7 @@ from lastcall.pool import Pool, ThreadPool
 from lastcall.producer import Producer
 from lastcall.progress import Progress
 from lastcall.queue import StatusableQueue
-from lastcall.queues import JoinableQueue, Queue
+from lastcall.queues import JoinableQueue, Queue, SimpleQueue
 from lastcall.resource import resource
 from lastcall.settings import Settings
 from lastcall.shared.manager import Manager
@@ -80,6 +80,7 @@ __all__ = [
     "Progress",
     "Queue",
     "Settings",
+    "SimpleQueue",
     "Stage",
     "Status",
     "StatusableQueue",
