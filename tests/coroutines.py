@@ -180,6 +180,31 @@ async def with_lock(lock: Any, shared: Any, n: int) -> int:
     return n
 
 
+async def add_under_lock(lock: Any, shared: Any, key: str) -> None:
+    """With the twins of what it is given."""
+    async with AsyncClient() as client:
+        mine = client.twin(shared)
+        async with client.twin(lock):
+            await mine.set(key, await mine.get(key, 0) + 1)
+
+
+async def sets_or_waits(event: Any, sets: bool) -> bool:
+    async with AsyncClient() as client:
+        mine = client.twin(event)
+        if sets:
+            await mine.set()
+        return await mine.wait(60)
+
+
+async def meets(barrier: Any) -> int:
+    async with AsyncClient() as client:
+        return await client.twin(barrier).wait(60)
+
+
+async def waits_for_an_event_by_blocking(event: Any) -> None:
+    event.wait(60)
+
+
 async def with_a_lock_that_blocks(lock: Any) -> None:
     with lock:
         await asyncio.sleep(600)

@@ -456,6 +456,15 @@ def was_set_up(_: object = None) -> tuple[int, int, int, object]:
     return os.getpid(), threading.get_ident(), _set_up.count(_of_thread.what), _of_thread.what
 
 
+def where(_: object = None) -> tuple[int, int]:
+    """Process and attempt."""
+    return os.getpid(), current.attempt if current else 1
+
+
+async def where_async(_: object) -> tuple[int, int]:
+    return where()
+
+
 def times_set_up(what: object) -> tuple[int, int]:
     """Process, and how often that initializer was run in it."""
     time.sleep(0.01)  # others of its kind take a turn

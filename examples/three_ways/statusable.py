@@ -1,6 +1,8 @@
 """Way 3: lastcall's StatusableQueue, which counts its live producers, by leases that run out.
 
-It differs from the other two in three places, (1) to (3) below.
+It differs from the other two in three places, (1) to (3) below. A counter of producers that each of
+them lowers, and consumers that look at it and at the size, would do where nobody dies and nobody is
+quicker than another: docs/queues.md has both side by side.
 
 Needs: Redis (or nothing: then a private server starts by itself), and the number of producers, or a
 token for each (`queue.producer_token()`), so that the queue does not end before the last one has

@@ -4,10 +4,11 @@ client.py is where programs come in: Client.map (map.py), submit (calls.py), que
 consumer.py), run (flow.py, steps.py, plan.py, flowjob.py, feeder.py, serial.py), job (job.py, history.py,
 progress.py). aio/ has awaitable twins. On it stand multiprocessing's pools (pool.py, poolwork.py, asyncresult.py) and
 queues (queues.py, putget.py, hands.py, directproducer.py), concurrent.futures' interface (executor.py) and joblib's
-backend (joblib.py). Celery's tasks are functions by celerytask.py; URLs are told of ends by notify.py. What functions
-keep and share: resource.py, slotlocal.py (place.py), shared/. What they travel in: envelope.py, payload.py,
-functions.py, outcome.py, and beside it parcel.py and aside.py. What keeps them alive: heart.py, reaper.py,
-registry.py, waiting.py. The private cluster: private.py, guardian.py, defaultclient.py. The commands: cli/.
+backend (joblib.py); what pools and executors ask of processes: starter.py. Celery's tasks are functions by
+celerytask.py; URLs are told of ends by notify.py. What functions keep and share: resource.py, slotlocal.py (place.py),
+shared/. What they travel in: envelope.py, payload.py, functions.py, mainspace.py, outcome.py, and beside it parcel.py
+and aside.py. What keeps them alive: heart.py, reaper.py, registry.py. How they wait: waiting.py, announced.py. The
+private cluster: private.py, guardian.py, defaultclient.py. The commands: cli/.
 """
 
 from lastcall import errors
@@ -16,8 +17,11 @@ from lastcall.aio import (
     AsyncConsumer,
     AsyncFlowJob,
     AsyncJob,
+    AsyncJoinableQueue,
     AsyncLock,
+    AsyncManager,
     AsyncMapResults,
+    AsyncPlainQueue,
     AsyncProducer,
     AsyncQueue,
     AsyncResults,
@@ -38,7 +42,7 @@ from lastcall.pool import Pool, ThreadPool
 from lastcall.producer import Producer
 from lastcall.progress import Progress
 from lastcall.queue import StatusableQueue
-from lastcall.queues import JoinableQueue, Queue
+from lastcall.queues import JoinableQueue, Queue, SimpleQueue
 from lastcall.resource import resource
 from lastcall.settings import Settings
 from lastcall.shared.manager import Manager
@@ -52,8 +56,11 @@ __all__ = [
     "AsyncConsumer",
     "AsyncFlowJob",
     "AsyncJob",
+    "AsyncJoinableQueue",
     "AsyncLock",
+    "AsyncManager",
     "AsyncMapResults",
+    "AsyncPlainQueue",
     "AsyncProducer",
     "AsyncQueue",
     "AsyncResults",
@@ -73,6 +80,7 @@ __all__ = [
     "Progress",
     "Queue",
     "Settings",
+    "SimpleQueue",
     "Stage",
     "Status",
     "StatusableQueue",

@@ -52,7 +52,11 @@ class Aside:
 
     def parcel(self, *, copied: bool = True) -> Parcel:
         """For one call's arguments."""
-        return parcel(self._connection, self._ledger.job, self._connection.settings.max_item_bytes, copied=copied)
+        settings = self._connection.settings
+        return Parcel(
+            self._ledger.job, settings.aside_bytes or sys.maxsize, settings.max_item_bytes, copied=copied,
+            known=self._kept.__contains__,
+        )  # fmt: skip
 
     def hold(self, contents: Mapping[bytes, memoryview]) -> tuple[Kept, ...]:
         """A call is to be sent that needs these: put there what is not there. Gives what release() is to be told.
@@ -139,9 +143,9 @@ class Aside:
             self._ledger.drop_aside(digests)
 
 
-def parcel(connection: Connection, job: str, limit: int = sys.maxsize, *, copied: bool = True) -> Parcel:
-    """For a value that is sent with this job. limit: bytes of the largest buffer; the server has one of its own."""
-    return Parcel(job, connection.settings.aside_bytes or sys.maxsize, limit, copied=copied)
+def parcel(connection: Connection, job: str) -> Parcel:
+    """For the function of a queue of this job, which may write into it. The server has a limit of its own."""
+    return Parcel(job, connection.settings.aside_bytes or sys.maxsize, sys.maxsize, copied=True)
 
 
 def put(connection: Connection, ledger: Ledger, digest: bytes, raw: memoryview) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import functools
 import multiprocessing
+import os
 import sys
 import threading
 from collections import deque
@@ -15,7 +16,7 @@ from typing import TYPE_CHECKING, Any, Generic, TypeVar
 
 from lastcall.calls import Answer
 from lastcall.current import HELP_S, help_with, running
-from lastcall.errors import NotSerializable, WaitTimeout
+from lastcall.errors import ConfigError, NotSerializable, WaitTimeout
 from lastcall.feed import NotYet
 from lastcall.map import Failure
 from lastcall.waiting import Deadline
@@ -187,6 +188,7 @@ class Feed:
         self._readers = 0  # that wait
         self._full = False  # and its writer waits
         self._ended = self._free = self._unread = False
+        self._pid = os.getpid()
 
     def put(self, item: Any) -> bool:
         """Add one; blocks while there are enough. False if nobody will read it."""
@@ -236,6 +238,10 @@ class Feed:
             return item
 
     def _wait(self, deadline: Deadline) -> None:
+        if os.getpid() != self._pid:
+            raise ConfigError(
+                "an imap", "read in the process that called it", "a fork of it", "nobody reads what comes here"
+            )
         with self._moved:
             self._readers += 1
             try:

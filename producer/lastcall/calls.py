@@ -8,7 +8,9 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import os
 import threading
+import time
 import uuid
 from collections.abc import Callable, Iterable, Sequence
 from concurrent import futures
@@ -24,6 +26,7 @@ from lastcall.current import HELP_S, current, help_with, running
 from lastcall.errors import (
     AsideLost,
     BadEnvelope,
+    ConfigError,
     ItemTooLarge,
     LastcallError,
     LeaseLost,
@@ -37,18 +40,20 @@ from lastcall.policy import Policy, told, told_of
 from lastcall.queue import make
 from lastcall.results import Entry, Reader
 from lastcall.task import task
+from lastcall.waiters import Waiters
 from lastcall.waiting import AWAY, Deadline, describe, unreachable, warn_of_loop
 
 if TYPE_CHECKING:
     from lastcall.connection import Connection
     from lastcall.parcel import Parcel
-    from lastcall.queue import Starter
+    from lastcall.starter import Starter
     from lastcall.state.ledger import Ledger
 
 _Sent = tuple[tuple[Any, ...], tuple[Any, ...]]  # a function and its policy, as they travel
 
 _BLOCK_S = 1.0
 _ACK_ITEMS = 1_000
+_OWED_S = 0.05  # for which answers that were handed out may be left unacknowledged
 _TELLING_S = 0.5  # from which on a timeout says why, which takes a round trip
 _CANCEL_ITEMS = 250  # in one script
 
@@ -86,6 +91,9 @@ class Answer(Future[Any]):
         super().__init__()
         self.ledger = ledger  # of the queue that the call waits in; None: not known yet
         self.calls = calls  # None: it stands for more than one call, and cannot be taken back
+        self._pid = os.getpid()
+        if ledger is not None and running.get():
+            self._waiters = Waiters(ledger)
 
     def cancel(self) -> bool:
         """Take the call back, if no slot has it. A round trip to the server, none if it is not sent yet.
@@ -140,7 +148,12 @@ class Answer(Future[Any]):
     def _help(self, timeout: float | None) -> float | None:
         """Where this waits in a worker's function: until it is done, or time is over. Gives what is left of that."""
         if timeout != 0 and not self.done():
-            warn_of_loop()
+            if os.getpid() != self._pid:
+                raise ConfigError(
+                    "the answer to a call", "waited for in the process that called", "a fork of it",
+                    "nobody reads what comes here",
+                )  # fmt: skip
+            warn_of_loop("the answer to a call", "await client.submit(function)")
         if not running.get():
             return timeout
         deadline = Deadline(timeout)
@@ -338,7 +351,7 @@ class Calls:
                 with contextlib.suppress(LastcallError):  # what was lost is told by the futures
                     self._producer.close()
             else:
-                self._drop()
+                self.drop()
         finally:
             self._closed = True
             self._some.set()
@@ -346,7 +359,8 @@ class Calls:
                 self._reader.join()
                 self._aside.clear()
 
-    def _drop(self) -> None:
+    def drop(self) -> None:
+        """Cancel those that are out, and wait for nothing."""
         with contextlib.suppress(RedisError, LastcallError):  # it ends by itself when its lease has run out
             self._queue.cancel()
         self._producer.abandon()
@@ -367,7 +381,7 @@ class Calls:
             error = self._read()
         except BaseException as raised:  # whatever it is, nobody may wait for these futures for ever
             self._over(raised)
-            self._drop()
+            self.drop()
         else:
             self._over(error)
 
@@ -375,20 +389,18 @@ class Calls:
         """Until the queue has ended; why calls that have no answer then will have none."""
         ledger = self.ledger
         reader = Reader(self._connection, ledger, once=True)
-        unacked = 0
+        unacked, acked_at = 0, time.monotonic()
         with self._connection.heart.watching(ledger):
             while not reader.ended:
-                if not self._futures and not self._closed and not self._no_more:
+                if not self._futures and not unacked and not self._closed and not self._no_more:
                     self._some.wait()
                     self._some.clear()
-                for entry in reader.read(_BLOCK_S):
-                    unacked += 1
-                    future = self._futures.pop(entry.number, None)
-                    if future is not None:
-                        self._settle(future, entry)
-                if unacked and (not self._futures or unacked >= _ACK_ITEMS):
+                # Who calls again as soon as it has its answer finds this reading, not acknowledging.
+                settled = self._settle_all(reader.read(_BLOCK_S if self._futures or not unacked else _OWED_S))
+                unacked += settled
+                if unacked and (not settled or unacked >= _ACK_ITEMS or time.monotonic() > acked_at + _OWED_S):
                     reader.ack(unacked)
-                    unacked = 0
+                    unacked, acked_at = 0, time.monotonic()
         return QueueCancelled(ledger.shown) if reader.ended == "CANCELLED" else self._not_run()
 
     def _over(self, error: BaseException) -> None:
@@ -404,6 +416,16 @@ class Calls:
         error = LeaseLost(self.ledger.shown, self._producer.name)
         error.add_note("This call was not run: submit it again.")
         return error
+
+    def _settle_all(self, entries: Iterable[Entry]) -> int:
+        """Tell the futures. Gives how many entries there were, and holds none while the next ones are waited for."""
+        count = 0
+        for entry in entries:
+            count += 1
+            future = self._futures.pop(entry.number, None)
+            if future is not None:
+                self._settle(future, entry)
+        return count
 
     def _settle(self, future: Answer, entry: Entry) -> None:
         if entry.withdrawn:

@@ -36,6 +36,7 @@ from lastcall.waiting import reaching
 if TYPE_CHECKING:
     from lastcall.private import LocalCluster
     from lastcall.registry import WorkerInfo
+    from lastcall.starter import Starter
 
 T = TypeVar("T")
 
@@ -179,11 +180,15 @@ class Client(Named):
             return calls
 
     def _own_calls(
-        self, workers: str, max_workers: int | None, *, concurrency: int | None = None, notify: str | None = None
-    ) -> Calls:
+        self, workers: str, max_workers: int | None, *, starter: Starter | None = None, concurrency: int | None = None,
+        notify: str | None = None,
+    ) -> Calls:  # fmt: skip
         """Calls apart from those of submit(), for an executor, say; closed with the client at the latest."""
         with self._lock:
-            calls = Calls(self._open(), workers, max_workers=max_workers, concurrency=concurrency, notify=notify)
+            calls = Calls(
+                self._open(), workers,
+                max_workers=max_workers, starter=starter, concurrency=concurrency, notify=notify,
+            )  # fmt: skip
             self._retired.append(calls)
             return calls
 

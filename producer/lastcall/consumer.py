@@ -86,24 +86,24 @@ class Consumer(Generic[T]):
             return
         if os.getpid() != self._pid:
             raise ConfigError("a consumer", "used in the process that made it", "a fork of it", "make one there")
-        warn_of_loop()
+        warn_of_loop(f"an item of queue {self._ledger.shown}", "async for item in queue")
         deadline = Deadline(timeout)
+        wait_s = 0.0
         while True:
             try:
-                self._claim()
+                self._claim(wait_s)
                 self._outage.over()
                 if self._items:
                     return
                 self._check_beside()
                 if not deadline.passed:
-                    if help_at(self._ledger, deadline.waited_s):  # a worker's function waits for what workers put
-                        continue
-                    wait_s = max(deadline.left(HELP_S if running.get() else _BELL_S), 0.001)
-                    self._waited = not self._connection.asking.blpop([self._ledger.bell_key], timeout=wait_s)
+                    helped = help_at(self._ledger, deadline.waited_s)  # a worker's function waits for what workers put
+                    wait_s = 0.0 if helped else max(deadline.left(HELP_S if running.get() else _BELL_S), 0.001)
                     continue
                 what = describe(self._connection, self._ledger.status())
             except AWAY as error:
                 self._outage.bear(error, deadline.left(_BELL_S))
+                wait_s = 0.0
                 if not deadline.passed:
                     continue
                 what = f"queue {self._ledger.shown}: {self._outage}"
@@ -179,8 +179,8 @@ class Consumer(Generic[T]):
         if status.state == "SEALED" and not status.ready + status.delayed and status.leased <= self._beside():
             raise QueueFinished(self._ledger.shown, "SEALED", reading=True)
 
-    def _claim(self) -> None:
-        """Complete the chunk in hand and take the next, if one is ready."""
+    def _claim(self, wait_s: float = 0.0) -> None:
+        """Complete the chunk in hand and take the next, if one is ready, or is within so many seconds."""
         if self._closed:
             raise StopIteration
         connection, ledger = self._connection, self._ledger
@@ -194,9 +194,9 @@ class Consumer(Generic[T]):
                 busy_us = int((time.monotonic() - self._claimed) * 1e6)
             claim = ledger.next(
                 self._ticket, self._nonce, connection.lease_ms, 1,
-                completions=done, waited=self._waited, busy_us=busy_us,
+                completions=done, waited=self._waited, busy_us=busy_us, wait_s=wait_s,
             )  # fmt: skip
-            self._chunk, self._items, self._at, self._waited = None, [], 0, False
+            self._chunk, self._items, self._at, self._waited = None, [], 0, not claim.chunks
             if claim.lost:
                 self._let_go()
                 raise LeaseLost(ledger.shown, self._ticket)

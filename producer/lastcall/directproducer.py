@@ -45,7 +45,7 @@ class DirectProducer:
         ServerUnreachable and the like, where it is not known whether it was put.
         """
         deadline, patience = Deadline(timeout), Patience(self._connection)
-        while not self._put(dumped, deadline):
+        while not self.offer(dumped, deadline):
             if deadline.passed:
                 raise Full(self._ledger.shown, self._maxsize, deadline.waited_s)
             self._wait_for_room(deadline, patience)
@@ -85,8 +85,8 @@ class DirectProducer:
         self._connection.heart.hold_producer(self._ledger, self.name, lease.epoch, _no_matter)
         self._stale = False
 
-    def _put(self, dumped: bytes, deadline: Deadline) -> bool:
-        """Put it if there is room; False if there is none."""
+    def offer(self, dumped: bytes, deadline: Deadline) -> bool:
+        """Put it if there is room; False if there is none. Raises what put_dumped() does."""
         outage, number = Outage(self._connection), 0
         with self._lock:  # until it is known whether it arrived: the next one's number depends on that
             while True:

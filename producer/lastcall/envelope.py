@@ -8,6 +8,7 @@ Nothing is unpickled before its MAC is verified, and nothing at all where there 
 """
 
 import hashlib
+import io
 import pickle
 import struct
 import sys
@@ -18,6 +19,7 @@ from typing import Any
 import msgpack
 
 from lastcall.errors import AsideLost, BadEnvelope, ConfigError, ItemTooLarge, NotDeserializable, NotSerializable
+from lastcall.mainspace import Loader
 from lastcall.parcel import Parcel, Part, rebuild
 
 MIN_KEY_BYTES = 16
@@ -216,7 +218,7 @@ class _ByValue:
 def load_by_value(version: tuple[int, int], payload: bytes) -> Any:
     """Give back what cloudpickle took; inside an envelope that was verified. Raises RuntimeError."""
     _check_version(version)
-    return pickle.loads(payload)
+    return Loader(io.BytesIO(payload)).load()
 
 
 def _check_version(version: tuple[int, int]) -> None:

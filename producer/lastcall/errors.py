@@ -7,6 +7,8 @@ All of them pickle: they travel from workers to clients.
 import queue as _queue
 import sys
 from collections.abc import Sequence
+from concurrent.futures.process import BrokenProcessPool
+from pickle import PicklingError
 from typing import Any
 
 if sys.version_info >= (3, 13):
@@ -138,8 +140,11 @@ class BadEnvelope(LastcallError):
         super().__init__(f"refused an envelope{where}: {reason}")
 
 
-class NotSerializable(LastcallError, TypeError):
-    """A value cannot be sent. index: of the item in its chunk, None where there is just one."""
+class NotSerializable(LastcallError, TypeError, PicklingError):
+    """A value cannot be sent. index: of the item in its chunk, None where there is just one.
+
+    The TypeError, and the PicklingError, that programs know pickle by.
+    """
 
     def __init__(self, what: str, index: int | None, type_name: str, reason: str) -> None:
         self.what, self.index, self.type_name, self.reason = what, index, type_name, reason
@@ -409,8 +414,10 @@ class NoWorker(LastcallError):
         )
 
 
-class WorkerLost(LastcallError):
+class WorkerLost(LastcallError, BrokenProcessPool):
     """An item was given up, since the slot that ran it died each time.
+
+    A BrokenProcessPool where a process pool's program looks for that; the pool is whole, and runs others.
 
     item: its number in the input of a map, else its id; last: how the slot died the last time.
     """
@@ -489,9 +496,9 @@ class NotRunning(LastcallError, RuntimeError):
         )
 
 
-class InitializerFailed(LastcallError):
-    """The initializer of a pool raised in a slot, which runs nothing for that pool since. type_name, message: of what
-    it raised.
+class InitializerFailed(LastcallError, BrokenProcessPool):
+    """The initializer of a pool, or executor, raised in a slot, which runs nothing for that one since. type_name,
+    message: of what it raised.
     """
 
     def __init__(self, initializer: str, worker: str, type_name: str, message: str) -> None:
@@ -572,11 +579,17 @@ class Empty(LastcallError, _queue.Empty):
 
 
 class BlocksLoop(LastcallError):
-    """A coroutine on a worker waits by a call that blocks its event loop, and with it all that run beside it."""
+    """A coroutine on a worker waits by a call that blocks its event loop, and with it all that run beside it.
 
-    def __init__(self, what: str) -> None:
-        self.what = what
-        super().__init__(f"a coroutine waits for {what} by a call that blocks its event loop: use AsyncClient")
+    what: it waits for; twin: how that is awaited.
+    """
+
+    def __init__(self, what: str, twin: str = "") -> None:
+        self.what, self.twin = what, twin
+        super().__init__(
+            f"a coroutine waits for {what} by a call that blocks its event loop: use AsyncClient"
+            + (f", {twin}" if twin else "")
+        )
 
 
 # Errors of the user's functions

@@ -25,7 +25,9 @@ from lastcall.celerytask import task_of
 from lastcall.client import Client
 from lastcall.errors import (
     ClientClosed,
+    ConfigError,
     FunctionNotAllowed,
+    InitializerFailed,
     ItemTooLarge,
     LeaseLost,
     NotSerializable,
@@ -33,6 +35,7 @@ from lastcall.errors import (
 )
 from lastcall.policy import Policy, told_of
 from lastcall.settings import Settings
+from lastcall.starter import Starter, starter
 
 T = TypeVar("T")
 
@@ -42,17 +45,33 @@ class Executor(concurrent.futures.Executor):
 
     max_workers: slots at the same time (None: all that there are). client: to work through, left open by shutdown();
     None: one of its own, by LASTCALL_URL or with a private server and max_workers processes. workers: the Celery queue.
+    mp_context: of no effect, the workers' pool says how processes are started.
+    initializer, initargs: each slot's process (thread) calls initializer(*initargs) before its first call. Where it
+    raises, the calls that are run there raise InitializerFailed, a BrokenProcessPool; once one has, so does submit().
+    max_tasks_per_child: a slot's process that has run so many calls ends, and another takes its place; None: it stays.
+    Only prefork workers can: warns where others serve the executor.
     A call that cannot be sent, since something in it cannot be pickled, say, gives a future with that error. A program
     ends when the calls that are out are done, whether or not shutdown() was called.
-    Raises TypeError, ValueError; what Client() raises.
+    Raises TypeError, ValueError; what Client() raises; NotSerializable, ItemTooLarge, FunctionNotAllowed for an
+    initializer that cannot be sent.
     """
 
-    def __init__(self, max_workers: int | None = None, *, client: Client | None = None, workers: str = "cpu") -> None:
+    def __init__(
+        self, max_workers: int | None = None, mp_context: object = None,
+        initializer: Callable[..., object] | None = None, initargs: Iterable[Any] = (), *,
+        max_tasks_per_child: int | None = None, client: Client | None = None, workers: str = "cpu",
+    ) -> None:  # fmt: skip
         if max_workers is not None:
             _int("max_workers", max_workers)
             if max_workers < 1:
                 raise ValueError(f"max_workers must be greater than 0, got {max_workers}: leave it out for no cap")
-        self._work = _Work(client, workers, max_workers)
+        if max_tasks_per_child is not None:
+            _int("max_tasks_per_child", max_tasks_per_child)
+            if max_tasks_per_child < 1:
+                raise ValueError(f"max_tasks_per_child must be >= 1, got {max_tasks_per_child}")
+        if initializer is not None and not callable(initializer):
+            raise TypeError(f"initializer must be a callable, got {initializer!r}")
+        self._work = _Work(client, workers, max_workers, initializer, initargs, max_tasks_per_child)
 
     def __repr__(self) -> str:
         return f"<Executor {self._work.client.settings.redacted_url} {self._work.workers}>"
@@ -61,7 +80,8 @@ class Executor(concurrent.futures.Executor):
         """Call fn(*args, **kwargs) on a worker.
 
         The future's cancel() takes the call back if no slot has it (a round trip). Its running() is True only where a
-        cancel() was refused for that: nobody is told when a slot begins a call. Raises RuntimeError after shutdown.
+        cancel() was refused for that: nobody is told when a slot begins a call. Raises RuntimeError after shutdown,
+        and InitializerFailed once a call has.
         """
         return self._work.submit(fn, args, kwargs)
 
@@ -111,15 +131,43 @@ class Executor(concurrent.futures.Executor):
             if not work.reads_here:
                 work.close()
 
+    def terminate_workers(self) -> None:
+        """Python 3.14's: take no more calls, cancel those that no slot has, and wait for none of the others.
+
+        These raise QueueCancelled. What runs does so to its end, in processes that serve other programs, too, and what
+        it returns is dropped.
+        """
+        work = self._work
+        work.stop("cannot schedule new futures after shutdown")
+        work.cancel()
+        work.drop()
+        self.shutdown(wait=False)
+
+    kill_workers = terminate_workers
+
 
 class _Work:
     """What an executor has: its client, and its calls until they are done, whether or not it is referred to."""
 
-    def __init__(self, client: Client | None, workers: str, max_workers: int | None) -> None:
+    def __init__(
+        self, client: Client | None, workers: str, max_workers: int | None,
+        initializer: Callable[..., object] | None, initargs: Iterable[Any], max_tasks_per_child: int | None,
+    ) -> None:  # fmt: skip
         self._own = client is None
         self.client = client or _client(max_workers)
         self.workers = workers
         self._max_workers = max_workers
+        self._starter: Starter | None = None
+        if initializer is not None or max_tasks_per_child is not None:
+            try:
+                self._starter = starter(
+                    self.client._open(), workers, initializer, initargs, max_tasks_per_child, "max_tasks_per_child"
+                )
+            except BaseException:
+                if self._own:
+                    self.client.close(wait=False)
+                raise
+        self._broken: InitializerFailed | None = None
         self._calls: list[Calls] = []  # the last one takes calls; others were broken, and have told their futures so
         self._pid = os.getpid()
         self._over = ""  # why it takes no more
@@ -132,19 +180,26 @@ class _Work:
         atexit.register(_wait_for_all)
 
     def submit(self, function: Any, args: Any, kwargs: dict[str, Any], policy: Policy | None = None) -> Future[Any]:
+        if os.getpid() != self._pid:  # a fork has copies of the locks, and none of the threads
+            raise ConfigError("an executor", "used in the process that made it", "a fork of it", "make another here")
         with self._lock:
             if self._over:
                 raise RuntimeError(self._over)
+            if self._broken is not None:
+                raise self._broken
             try:
                 self.client._open()
                 if not callable(function):
                     return _failed(TypeError(f"fn must be callable, got a value of type {type(function).__name__}"))
                 calls = self._calls[-1] if self._calls and not self._calls[-1].broken else self._more()
                 try:
-                    return calls.submit(function, args, kwargs, policy)
+                    future = calls.submit(function, args, kwargs, policy)
                 except (LeaseLost, QueueFinished):
                     # This process was silent for longer than a lease: the next queue of calls takes it.
-                    return self._more().submit(function, args, kwargs, policy)
+                    future = self._more().submit(function, args, kwargs, policy)
+                if self._starter is not None:
+                    future.add_done_callback(self._look)
+                return future
             except (NotSerializable, ItemTooLarge, FunctionNotAllowed) as error:
                 return _failed(error)
             except ClientClosed as error:
@@ -163,8 +218,12 @@ class _Work:
         policy = told_of(function).policy
         return self.submit(run_calls, (named, chunk), {}, replace(policy, timeout_s=policy.timeout_s * len(chunk)))
 
+    def _look(self, future: Future[Any]) -> None:
+        if not future.cancelled() and isinstance(error := future.exception(), InitializerFailed):
+            self._broken = error
+
     def _more(self) -> Calls:
-        calls = self.client._own_calls(self.workers, self._max_workers)
+        calls = self.client._own_calls(self.workers, self._max_workers, starter=self._starter)
         self._calls.append(calls)
         return calls
 
@@ -180,6 +239,10 @@ class _Work:
     def cancel(self) -> None:
         for calls in self._calls:
             calls.cancel()
+
+    def drop(self) -> None:
+        for calls in self._calls:
+            calls.drop()
 
     def close(self) -> None:
         """Wait for what is out, and let go of everything."""
@@ -235,12 +298,16 @@ def _handed_out(
 ) -> Generator[Any, None, None]:
     try:
         while futures:
-            value = futures[0].result(None if end is None else end - time.monotonic())
-            futures.popleft()
-            futures.extend(itertools.islice(submitted, 1))
-            yield value
+            yield _next(futures, submitted, end)  # a value is the reader's alone, who may have no room for two
     finally:
         _cancel(futures)
+
+
+def _next(futures: deque[Future[Any]], submitted: Iterator[Future[Any]], end: float | None) -> Any:
+    value = futures[0].result(None if end is None else end - time.monotonic())
+    futures.popleft()
+    futures.extend(itertools.islice(submitted, 1))
+    return value
 
 
 def _cancel(futures: Iterable[Future[Any]]) -> None:
@@ -255,4 +322,6 @@ def _cancel(futures: Iterable[Future[Any]]) -> None:
 
 def _flat(chunks: Iterator[list[Any]]) -> Iterator[Any]:
     for chunk in chunks:
-        yield from chunk
+        chunk.reverse()
+        while chunk:
+            yield chunk.pop()

@@ -36,7 +36,7 @@ class Feeder:
 
     remaining: items of the input, where that is known. most: items of a chunk.
 
-    After `fed` is set, `error` is what the input, or the way to the server, raised.
+    `fed` is set when all is put, or no more is.
     """
 
     def __init__(
@@ -44,7 +44,7 @@ class Feeder:
         items: Iterator[Any], *, remaining: int | None, most: int, max_workers: int | None,
     ) -> None:  # fmt: skip
         self.fed = threading.Event()
-        self.error: BaseException | None = None
+        self._error: BaseException | None = None
         self.blocked = False  # the window is full
         self._connection = connection
         self._first = first
@@ -72,6 +72,11 @@ class Feeder:
         own = self._thread if self._ahead is None else self._ahead.thread
         return threading.current_thread() is own
 
+    @property
+    def error(self) -> BaseException | None:
+        """What the input, or the way to the server, raised. Known before the queue can end: who reads that end asks."""
+        return self._error or self._feed.error
+
     def look(self) -> None:
         """Results have come: the slots may have need of more."""
         self._news.set()
@@ -89,10 +94,8 @@ class Feeder:
         try:
             self._work()
         except BaseException as error:  # whatever it is, who reads the results is told
-            self.error = error
+            self._error = error
         finally:
-            if self.error is None:
-                self.error = self._feed.error
             self.fed.set()
             self._feed.drop()
 
@@ -114,14 +117,16 @@ class Feeder:
                     self._wait_for_room()
         except QueueFinished:  # it was cancelled: who reads the results sees that
             return
-        except (NotSerializable, ItemTooLarge):  # of what came before it the results are read
+        except (NotSerializable, ItemTooLarge) as error:  # of what came before it the results are read
+            self._error = error
             while feed.unsent and not self._stopped.is_set():
                 put = feed.send(self._slots())
                 if put is not None and put.full:
                     self._wait_for_room()
             self._leave()
             raise
-        except BaseException:
+        except BaseException as error:
+            self._error = error
             self._lose()
             raise
         if self._stopped.is_set() and not (feed.exhausted and not feed.unsent):

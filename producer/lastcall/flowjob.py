@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 from redis.exceptions import RedisError
 
+from lastcall.announced import wait_for_end
 from lastcall.checks import one_of, plain_name, positive
 from lastcall.errors import (
     ConfigError,
@@ -36,7 +37,7 @@ from lastcall.sources import put_sources
 from lastcall.state.ledger import Ledger
 from lastcall.state.records import OFF, RECORD, RESULTS, Status
 from lastcall.steps import Guarded, lowered
-from lastcall.waiting import Deadline, raise_for, reaching, wait_for_end
+from lastcall.waiting import Deadline, raise_for, reaching
 
 if TYPE_CHECKING:
     from lastcall.connection import Connection

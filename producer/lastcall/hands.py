@@ -28,6 +28,7 @@ from lastcall.producer import Producer
 if TYPE_CHECKING:
     from lastcall.connection import Connection
     from lastcall.state.ledger import Ledger
+    from lastcall.waiting import Deadline
 
 T = TypeVar("T")
 
@@ -84,12 +85,24 @@ class Hands:
                 self._hold()
             return self._producer
 
-    def put(self, item: object, timeout: float | None) -> None:
-        """Raises Full, QueueFinished, LeaseLost, NotSerializable, ItemTooLarge, ServerUnreachable."""
+    def dump(self, item: object) -> bytes:
+        """An item as it is put. Raises NotSerializable, ItemTooLarge."""
         dumped = self.connection.sealer.dump(item)
         limit = self.connection.settings.max_item_bytes
         if len(dumped) > limit:
             raise ItemTooLarge(len(dumped), limit)
+        return dumped
+
+    def offer(self, dumped: bytes, deadline: Deadline) -> bool:
+        """Put an item if there is room; False if there is none. Of hands that are direct. Raises what put() does."""
+        producer = self.join()
+        assert isinstance(producer, DirectProducer)
+        with self._forgetting(producer):
+            return producer.offer(dumped, deadline)
+
+    def put(self, item: object, timeout: float | None) -> None:
+        """Raises Full, QueueFinished, LeaseLost, NotSerializable, ItemTooLarge, ServerUnreachable."""
+        dumped = self.dump(item)
         producer = self.join()
         with self._forgetting(producer):
             producer.put_dumped(dumped, timeout=timeout)

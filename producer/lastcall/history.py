@@ -14,6 +14,7 @@ import logging
 import re
 import threading
 from collections.abc import Callable, Iterator, Mapping
+from concurrent.futures import Future
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Final, Literal
 
@@ -179,6 +180,7 @@ class Watch:
         self._lock = threading.Lock()
         self._closed = self._running = False
         self._thread: threading.Thread | None = None
+        self.ended: Future[None] = Future()  # when the thread is at its end
 
     def on(self, kind: Kind, callback: Callback) -> None:
         """Have callback(event) called, in the watch's thread, for each event of this kind."""
@@ -187,6 +189,7 @@ class Watch:
             self._late.append((kind, callback))
             if not self._running:  # the first, or one that comes when all that was is told
                 self._running, self._closed = True, False
+                self.ended = Future()
                 self._thread = threading.Thread(target=self._run, name=f"lastcall-watch-{self._job}", daemon=True)
                 self._thread.start()
 
@@ -212,6 +215,7 @@ class Watch:
             with self._lock:
                 if self._thread is threading.current_thread():
                     self._running = False
+                    self.ended.set_result(None)
 
     def _stop(self) -> bool:
         """Whether nobody has come since, who were to be told, too."""

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from lastcall import gantt
+from lastcall.announced import wait_for_end
 from lastcall.checks import one_of
 from lastcall.errors import ConfigError, UnknownJob
 from lastcall.history import KINDS, Event, History, Kind, Watch, check_recorded
@@ -18,7 +19,7 @@ from lastcall.results import in_order
 from lastcall.state.ledger import Ledger, queues_of
 from lastcall.state.records import Status
 from lastcall.trace import Trace, trace
-from lastcall.waiting import raise_for, reaching, wait_for_end
+from lastcall.waiting import raise_for, reaching
 
 if TYPE_CHECKING:
     from lastcall.connection import Connection

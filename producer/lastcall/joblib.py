@@ -107,6 +107,14 @@ class LastcallBackend(AutoBatchingMixin, ParallelBackendBase):
         self._open()
         return slots
 
+    def start_call(self) -> None:
+        """A Parallel call begins. One before it that failed, or was left, may have read tasks that it did not send yet:
+        joblib keeps these and would send them now, with results among this call's."""
+        ahead = getattr(self.parallel, "_ready_batches", None)
+        if ahead is not None and not getattr(self.parallel, "_calling", False):
+            while not ahead.empty():
+                ahead.get_nowait()
+
     def submit(self, func: Any, callback: Callable[[Future[Any]], object] | None = None) -> Future[Any]:
         """Send a batch."""
         future: Future[Any]

@@ -37,7 +37,7 @@ from lastcall.waiting import AWAY, Deadline, raise_for, status_of, unreachable
 if TYPE_CHECKING:
     from lastcall.connection import Connection
     from lastcall.policy import Told
-    from lastcall.queue import Starter
+    from lastcall.starter import Starter
     from lastcall.state.ledger import Ledger
 
 _log = logging.getLogger(__name__)

@@ -6,9 +6,11 @@ import io
 import pickle
 from collections.abc import Callable, Iterable
 from contextvars import ContextVar
+from functools import cache
 from typing import Any, Final, NamedTuple
 
 from lastcall.errors import AsideLost, ItemTooLarge
+from lastcall.mainspace import Loader
 
 
 class Part(NamedTuple):
@@ -35,13 +37,17 @@ class Parcel:
 
     job: with which they are kept. least: bytes of the smallest that is taken; limit: of the largest that may be sent.
     copied: the other side may write into what this one could write into; else it is read-only there.
+    known: whether what has this digest is there already, and need not be sent.
     """
 
-    __slots__ = ("_copied", "_least", "_limit", "_picky", "_seen", "job", "parts", "taken")
+    __slots__ = ("_copied", "_known", "_least", "_limit", "_picky", "_seen", "job", "parts", "taken")
 
-    def __init__(self, job: str, least: int, limit: int, *, copied: bool) -> None:
+    def __init__(
+        self, job: str, least: int, limit: int, *, copied: bool, known: Callable[[bytes], bool] = lambda _: False
+    ) -> None:
         self.job = job
         self._copied = copied
+        self._known = known
         self._least = least
         self._limit = limit
         self._picky = False  # whether bytes are looked for, too
@@ -64,8 +70,8 @@ class Parcel:
             self._picky = True
         self._clear()
         file = io.BytesIO()
-        picky = pickler(file, 5, buffer_callback=self._take)
-        picky.persistent_id = self._take_bytes
+        picky = _picky(pickler)(file, 5, buffer_callback=self._take)
+        picky.take_bytes = self._take_bytes
         picky.dump(value)
         return file.getvalue()
 
@@ -97,8 +103,18 @@ class Parcel:
         self.taken.append((raw, copied, buffer))
 
     def seal(self, digest: Callable[[memoryview], bytes]) -> tuple[Part, ...]:
-        """Name what was taken."""
-        self.parts = tuple(Part(digest(raw), raw.nbytes, copied, buffer) for raw, copied, buffer in self.taken)
+        """Name what was taken. What is to be sent is copied, if another thread may write into it meanwhile: else it
+        might not be what its name says, and be refused.
+        """
+        parts = []
+        for at, (raw, copied, buffer) in enumerate(self.taken):
+            name = digest(raw)
+            if not raw.readonly and not self._known(name):
+                copy = memoryview(bytes(raw))
+                name = digest(copy)
+                self.taken[at] = copy, copied, buffer
+            parts.append(Part(name, raw.nbytes, copied, buffer))
+        self.parts = tuple(parts)
         return self.parts
 
     @property
@@ -107,7 +123,18 @@ class Parcel:
         return {part.digest: raw for part, (raw, *_) in zip(self.parts, self.taken, strict=True)}
 
 
-class _Unpickler(pickle.Unpickler):
+@cache
+def _picky(pickler: Any) -> Any:
+    """A pickler that shows every object. Of its class: an attribute of the pickler itself, Python 3.13.0 refuses."""
+
+    class Picky(pickler):  # type: ignore[misc]
+        def persistent_id(self, value: object) -> Any:
+            return self.take_bytes(value)
+
+    return Picky
+
+
+class _Unpickler(Loader):
     def __init__(self, payload: bytes, data: list[bytes | bytearray], parts: list[Part]) -> None:
         super().__init__(
             io.BytesIO(payload), buffers=[one for one, part in zip(data, parts, strict=True) if part.buffer]

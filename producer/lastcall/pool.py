@@ -37,8 +37,8 @@ class Pool:
     initializer(*initargs) before it runs this pool's first item. Where it raises, whatever is run there for this pool
     raises InitializerFailed, and it is not tried again (multiprocessing starts processes for ever). It travels with
     every map: initargs had better be small.
-    maxtasksperchild: warns, and is of no effect: slots serve other programs, too. It is the worker's to say:
-    lastcall worker --max-tasks-per-child.
+    maxtasksperchild: a slot's process that has run so many tasks of this pool (calls, and chunks of maps) ends, and
+    another takes its place; None: it stays. Only prefork workers can: warns where others serve the pool.
     context: of no effect, the workers' pool says how processes are started.
     client: whose server to use; it is not closed. None: one of the pool's own, by LASTCALL_URL, or private (which takes
     some seconds to start: where a program has several pools without a server, give them one client).
@@ -49,7 +49,8 @@ class Pool:
     arrives; imap() is 10,000 results ahead of its reader at most, until the pool is joined, and its input 1,000 items.
     @task's retries and timeout hold here, too.
 
-    Raises ValueError and TypeError as multiprocessing does, and what Client() raises.
+    Raises ValueError and TypeError as multiprocessing does, what Client() raises, and ConfigError in a fork of the
+    process that made it, where multiprocessing's would wait for ever.
     """
 
     _workers = "cpu"
@@ -61,13 +62,7 @@ class Pool:
     ) -> None:  # fmt: skip
         if processes is not None:
             _at_least_1("processes", processes)
-        if maxtasksperchild is not None:
-            _at_least_1("maxtasksperchild", maxtasksperchild)
-            warnings.warn(
-                f"maxtasksperchild={maxtasksperchild} is of no effect, processes of a cluster serve other programs, "
-                "too: leave it out, or start workers with: lastcall worker --max-tasks-per-child",
-                stacklevel=2,
-            )
+        _check_maxtasksperchild(maxtasksperchild)
         if initializer is not None and not callable(initializer):
             raise TypeError(f"initializer must be a callable, got {initializer!r}")
         self._processes = processes
@@ -78,7 +73,7 @@ class Pool:
         try:
             self._work = PoolWork(
                 client, own=own, workers=self._workers, max_workers=processes,
-                initializer=initializer, initargs=initargs,
+                initializer=initializer, initargs=initargs, most_chunks=maxtasksperchild,
             )  # fmt: skip
         except BaseException:
             if own:
@@ -96,7 +91,7 @@ class Pool:
 
     def __del__(self) -> None:
         if getattr(self, "_state", None) == _RUN:
-            warnings.warn(f"unclosed running pool {self!r}", ResourceWarning, source=self, stacklevel=2)
+            warnings.warn(f"unclosed running multiprocessing pool {self!r}", ResourceWarning, source=self, stacklevel=2)
 
     def __repr__(self) -> str:
         size = "all" if self._processes is None else self._processes
@@ -207,6 +202,7 @@ class Pool:
         self._work.drain()
 
     def _check_running(self) -> None:
+        self._work.check_process()
         if self._state != _RUN:
             raise ValueError(f"Pool not running: its state is {self._state}, make another")
 
@@ -295,6 +291,11 @@ def _at_least_1(name: str, value: object) -> None:
         raise TypeError(f"{name} must be a positive int or None, got {value!r}")
     if value < 1:
         raise ValueError(f"{name} must be at least 1, got {value}")
+
+
+def _check_maxtasksperchild(value: object) -> None:
+    if value is not None and (not isinstance(value, int) or value < 1):
+        raise ValueError(f"maxtasksperchild must be a positive int or None, got {value!r}")
 
 
 def _check_callbacks(*callbacks: object) -> None:

@@ -4,18 +4,17 @@ from __future__ import annotations
 
 import os
 import threading
-import uuid
 from collections.abc import Callable, Iterable, Iterator, Sized
 from contextlib import ExitStack, contextmanager, suppress
 from typing import TYPE_CHECKING, Any
 
 from redis.exceptions import RedisError
 
-from lastcall import functions
 from lastcall.asyncresult import Ahead, Callbacks, Feed, as_multiprocessing, not_callable
 from lastcall.calls import Answer, Calls
 from lastcall.celerytask import task_of, workers_of
 from lastcall.errors import (
+    ConfigError,
     FunctionNotAllowed,
     ItemTooLarge,
     LastcallError,
@@ -26,13 +25,12 @@ from lastcall.errors import (
 )
 from lastcall.map import Failure, MapResults
 from lastcall.policy import told
+from lastcall.starter import starter
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from lastcall.client import Client
-    from lastcall.connection import Connection
-    from lastcall.queue import Starter
     from lastcall.state.ledger import Ledger
 
 _END_S = 5.0  # that a pool which is terminated waits for a thread: it may be in the user's iterable
@@ -42,13 +40,13 @@ class PoolWork:
     """The work of a pool, which this does not know: so that ends what nobody refers to.
 
     own: the client is this pool's alone. workers: the Celery queue; Celery tasks have their own. max_workers: slots at
-    the same time, of each of these.
+    the same time, of each of these. initializer, initargs, most_chunks: of its processes, as starter() has them.
     Raises NotSerializable, ItemTooLarge, FunctionNotAllowed for an initializer that cannot be sent.
     """
 
     def __init__(
         self, client: Client, *, own: bool, workers: str, max_workers: int | None,
-        initializer: Callable[..., object] | None, initargs: Iterable[Any],
+        initializer: Callable[..., object] | None, initargs: Iterable[Any], most_chunks: int | None,
     ) -> None:  # fmt: skip
         self._client = client
         self._own = own
@@ -67,7 +65,12 @@ class PoolWork:
         self.callbacks = Callbacks()
         connection = client._open()
         connection.ensure_workers(workers)
-        self._starter = None if initializer is None else _starter(connection, initializer, initargs)
+        self._starter = starter(connection, workers, initializer, initargs, most_chunks, "maxtasksperchild")
+
+    def check_process(self) -> None:
+        """Raise ConfigError in a fork, which has copies of the locks, and none of the threads."""
+        if os.getpid() != self._pid:
+            raise ConfigError("a pool", "used in the process that made it", "a fork of it", "make another here")
 
     def submit(
         self, function: Callable[..., Any], args: Sequence[Any], kwargs: dict[str, Any], notify: str | None = None
@@ -305,18 +308,6 @@ class PoolWork:
         with self._lock:
             self._threads.add(thread)
         thread.start()
-
-
-def _starter(connection: Connection, initializer: Callable[..., object], initargs: Iterable[Any]) -> Starter:
-    sealer, limit = connection.sealer, connection.settings.max_item_bytes
-    spec = functions.dump(initializer, sealer.keyed)
-    try:
-        dumped = sealer.dump(tuple(initargs))
-    except NotSerializable as error:
-        raise NotSerializable("initargs", None, error.type_name, error.reason) from error
-    if len(dumped) > limit:
-        raise ItemTooLarge(len(dumped), limit)
-    return uuid.uuid4().hex, spec.wire, dumped
 
 
 def _failed(error: BaseException) -> Answer:

@@ -299,7 +299,7 @@ class Producer(Generic[T]):
 
     def _wait(self, deadline: Deadline) -> None:
         """Until something has moved; a worker's function does meanwhile what makes room."""
-        warn_of_loop()
+        warn_of_loop(f"room in queue {self._ledger.shown}", "await out.put(item)")
         if not running.get():
             self._moved.wait(deadline.left(_LONG_S))
         elif not self._moved.wait(deadline.left(HELP_S)):

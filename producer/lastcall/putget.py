@@ -23,6 +23,7 @@ class PutGet(Handle, Generic[T]):
     """put(), get() and their like, with multiprocessing.Queue's behaviour."""
 
     _explicit = False  # an item is done when task_done() says so, else when its thread asks for the next
+    _direct = False  # an item is in the queue when put() returns, also where it has no bound
     _closed_to_readers = True  # by close()
 
     def _hold(self, connection: Connection, ledger: Ledger, meta: Mapping[str, bytes] | None = None) -> None:
@@ -34,7 +35,8 @@ class PutGet(Handle, Generic[T]):
     def put(self, obj: T, block: bool = True, timeout: float | None = None) -> None:
         """Add an item; blocks while `maxsize` items are in the queue, unless block=False. timeout: seconds.
 
-        Where the queue is bounded, the item is in it when this returns; else it is sent behind, with others, in order.
+        Where the queue is bounded, and in a JoinableQueue or SimpleQueue, the item is in it when this returns; else it
+        is sent behind, with others, in order.
         Raises Full (a queue.Full), QueueFinished (a queue.ShutDown) if the queue was shut down or has ended, ValueError
         after close(), NotSerializable (a TypeError), ItemTooLarge, LeaseLost if this process was silent for so long
         that it was given up, ServerUnreachable.
@@ -136,10 +138,10 @@ class PutGet(Handle, Generic[T]):
             weakref.finalize(self, hands.let_go_later).atexit = False
         return hands
 
-    def _make_hands(self, *, keeps: bool = False) -> Hands:
+    def _make_hands(self, *, keeps: bool = False, direct: bool = False) -> Hands:
         return Hands(
             self._connection, self._ledger, celery_queue=self.workers, maxsize=self.maxsize,
-            maxbytes=self._maxbytes, direct=self._explicit, explicit=self._explicit, keeps=keeps,
+            maxbytes=self._maxbytes, direct=direct or self._direct, explicit=self._explicit, keeps=keeps,
         )  # fmt: skip
 
     def _to_read(self) -> Hands:

@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 from lastcall import celerytask, functions, handle
 from lastcall import notify as notifications
+from lastcall.announced import wait_for_end
 from lastcall.aside import parcel, put
 from lastcall.checks import bound, one_of, plain_name, positive, seconds
 from lastcall.connection import Connection
@@ -42,16 +43,14 @@ from lastcall.state.records import (
     Status,
     shown,
 )
-from lastcall.waiting import AWAY, raise_for, reaching, unreachable, wait_for_end
+from lastcall.waiting import AWAY, raise_for, reaching, unreachable
 
 if TYPE_CHECKING:
     from lastcall.client import Client
     from lastcall.settings import Settings
+    from lastcall.starter import Starter
 
 T = TypeVar("T")
-
-# What each slot does before its first item: whose it is, the wire of a function, its arguments by sealer.dump().
-Starter = tuple[str, tuple[Any, ...], bytes]
 
 _CURSOR = re.compile(r"\d+-\d+")
 # Options as client.queue() calls them, where the ledger has another word.
@@ -411,7 +410,7 @@ def make(
             wire = (*wire, fold.wire if fold is not None else None)
             identity += f", folded by {fold.identity}" if fold is not None else ""
         if starter is not None:
-            wire, identity = (*wire, starter), identity + STARTED
+            wire, identity = (*wire, tuple(starter)), identity + STARTED
         beside = parcel(connection, job)
         sealed = sealer.seal(wire, job, name, "function", parcel=beside)
         if style != CALL:

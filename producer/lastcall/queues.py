@@ -1,4 +1,4 @@
-"""Queue, JoinableQueue: multiprocessing's queues, between machines.
+"""Queue, JoinableQueue, SimpleQueue: multiprocessing's queues, between machines.
 
 from lastcall import Queue  # instead of: from multiprocessing import Queue
 """
@@ -12,13 +12,14 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 from redis.exceptions import RedisError
 
+from lastcall.announced import wait_until_idle
 from lastcall.connection import Connection
 from lastcall.defaultclient import connection_of
 from lastcall.errors import LastcallError
 from lastcall.putget import PutGet, items_bound
 from lastcall.queue import make
 from lastcall.state.records import ENDLESS
-from lastcall.waiting import AWAY, unreachable, wait_until_idle
+from lastcall.waiting import AWAY, unreachable
 
 if TYPE_CHECKING:
     from lastcall.client import Client
@@ -73,6 +74,7 @@ class JoinableQueue(Queue[T]):
     """
 
     _explicit = True
+    _direct = True  # it is counted before join() looks
 
     def task_done(self) -> None:
         """The item that this thread got first, of those that are not done yet, is done; if it has none, of those that
@@ -87,6 +89,18 @@ class JoinableQueue(Queue[T]):
         """
         self._flush()
         wait_until_idle(self._connection, self._ledger, timeout)
+
+
+class SimpleQueue(Queue[T]):
+    """multiprocessing.SimpleQueue, between machines: a Queue without a bound whose items are in it when put() returns.
+
+    name, client, reopen: as for a Queue, whose other methods it has, too.
+    """
+
+    _direct = True
+
+    def __init__(self, *, name: str | None = None, client: Client | None = None, reopen: bool = False) -> None:
+        super().__init__(name=name, client=client, reopen=reopen)
 
 
 def _end(connection: Connection, hands: Any) -> None:

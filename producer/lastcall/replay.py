@@ -214,7 +214,7 @@ class _Here:
         self.item = f"{event.root}#{event.first + index}"
         self.attempt = max(event.attempt, 1)
 
-    def check_wait(self, what: str) -> None:
+    def check_wait(self, what: str, twin: str) -> None:
         """It may block."""
 
     def help(self, ledger: Ledger) -> bool:

@@ -94,7 +94,7 @@ class Reader:
         if self.ended:
             return []
         if block_s > 0:
-            warn_of_loop()
+            warn_of_loop(f"results of queue {self._ledger.shown}", "async for")
         try:
             reply = self._ask(min(block_s, HELP_S) if running.get() else block_s)
             if not reply and block_s > 0 and help_with(self._ledger):

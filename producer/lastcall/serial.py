@@ -54,7 +54,7 @@ class _Tally:
         """Of this process, whose functions may have a server all the same."""
         return Settings.load()
 
-    def check_wait(self, what: str) -> None:
+    def check_wait(self, what: str, twin: str) -> None:
         """It may block."""
 
     def help(self, ledger: Ledger) -> bool:

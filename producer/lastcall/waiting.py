@@ -1,25 +1,23 @@
-"""Waiting: blocks until queues have ended, or says what it waited for.
-
-A queue's end is published by the script that ends it; a look at its state every second covers what a lost
-connection may have missed.
+"""What waits have in common: a deadline, a server that is away meanwhile, workers that are not there, and words for
+what is waited for. announced.py waits for the end of queues and the like.
 """
 
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import functools
 import logging
+import sys
 import time
 import warnings
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from typing import TYPE_CHECKING, Concatenate, Final, ParamSpec, Protocol, TypeVar
 
 from redis.exceptions import ConnectionError as RedisConnectionError
 from redis.exceptions import TimeoutError as RedisTimeoutError
 
 from lastcall.connect import Refusal
-from lastcall.current import HELP_S, help_at, help_with, running
+from lastcall.current import running
 from lastcall.errors import (
     ClientClosed,
     DeadLetters,
@@ -29,7 +27,6 @@ from lastcall.errors import (
     ServerOutOfMemory,
     ServerReadOnly,
     ServerUnreachable,
-    WaitTimeout,
 )
 from lastcall.state.records import ENDLESS, shown
 
@@ -45,7 +42,6 @@ AWAY: Final = (RedisConnectionError, RedisTimeoutError)
 _AWAY_S = 60.0  # how long waits bear that
 _AGAIN_S = 0.2
 
-_LOOK_S = 1.0
 _SILENT_S = 3.0  # from then on a wait says that no worker serves the queue
 _MOST_NAMED = 5  # producers, in a message
 
@@ -86,11 +82,21 @@ def unreachable(connection: Connection, error: Exception) -> ServerUnreachable |
     return ServerUnreachable(url, reason)
 
 
-def warn_of_loop() -> None:
-    """Warn where a wait begins that blocks an event loop, and with it all that run there."""
-    if asyncio._get_running_loop() is not None:
-        what = "this wait of lastcall blocks the event loop that it is called in: use AsyncClient"
-        warnings.warn(what, RuntimeWarning, stacklevel=4)
+def warn_of_loop(what: str, twin: str) -> None:
+    """Warn where a wait begins that blocks an event loop, and with it all that run there.
+
+    what: is waited for, in words; twin: how it is awaited. Raises BlocksLoop in a coroutine on a worker.
+    """
+    if asyncio._get_running_loop() is None:
+        return
+    if (here := running.get()) is not None:
+        here.check_wait(what, twin)
+    # The line is that of who called the library, however deep this is in it.
+    frame, level = sys._getframe(1), 2
+    while frame.f_back is not None and frame.f_globals.get("__name__", "").startswith("lastcall."):
+        frame, level = frame.f_back, level + 1
+    said = f"this wait for {what} blocks the event loop that it is called in: use AsyncClient, {twin}"
+    warnings.warn(said, RuntimeWarning, stacklevel=level)
 
 
 class Outage:
@@ -248,82 +254,6 @@ def status_of(connection: Connection, ledger: Ledger) -> Status:
             return connection.asked(ledger).status()
         except AWAY as error:
             outage.bear(error)
-
-
-def wait_for_end(connection: Connection, ledgers: Sequence[Ledger], timeout_s: float | None = None) -> list[Status]:
-    """Block until every one of these queues has ended.
-
-    timeout_s: None waits for as long as it takes. Raises WaitTimeout, NoWorker, UnknownJob, ServerUnreachable.
-    """
-    warn_of_loop()
-    deadline, outage = Deadline(timeout_s), Outage(connection)
-    patience = {ledger.address: Patience(connection) for ledger in ledgers}
-    ended: dict[str, Status] = {}
-    ledgers = [connection.asked(ledger) for ledger in ledgers]
-    with contextlib.ExitStack() as stack:
-        for ledger in ledgers:
-            stack.enter_context(connection.heart.watching(ledger))
-        while True:
-            try:
-                announcements = connection.asking.pubsub(ignore_subscribe_messages=True)  # type: ignore[no-untyped-call]
-                with announcements as announced:
-                    # First subscribed, then looked: an end is either announced or seen.
-                    announced.subscribe(*(ledger.results_key for ledger in ledgers))
-                    while len(ended) < len(ledgers):
-                        waiting = []
-                        for ledger in ledgers:
-                            if ledger.address in ended:
-                                continue
-                            status = ledger.status()
-                            if status.ended:
-                                ended[ledger.address] = status
-                            else:
-                                patience[ledger.address].look(status)
-                                waiting.append(status)
-                        outage.over()
-                        if waiting and deadline.passed:
-                            what = "; ".join(describe(connection, status) for status in waiting)
-                            raise WaitTimeout(what, deadline.waited_s)
-                        # A worker's function does what it waits for, where nobody else does.
-                        if waiting and not any(help_with(ledger) for ledger in ledgers):
-                            announced.get_message(timeout=deadline.left(HELP_S if running.get() else _LOOK_S))
-                return [ended[ledger.address] for ledger in ledgers]
-            except AWAY as error:
-                outage.bear(error, deadline.left(_LOOK_S))
-                if deadline.passed:
-                    names = ", ".join(ledger.shown for ledger in ledgers)
-                    raise WaitTimeout(f"queue {names}: {outage}", deadline.waited_s) from error
-
-
-def wait_until_idle(connection: Connection, ledger: Ledger, timeout_s: float | None = None) -> None:
-    """Block until all that was put into a queue is done, though more may come.
-
-    timeout_s: None waits for as long as it takes. Raises WaitTimeout, UnknownJob, ServerUnreachable.
-    """
-    deadline, outage = Deadline(timeout_s), Outage(connection)
-    ledger = connection.asked(ledger)
-    with connection.heart.watching(ledger):
-        while True:
-            try:
-                announcements = connection.asking.pubsub(ignore_subscribe_messages=True)  # type: ignore[no-untyped-call]
-                with announcements as announced:
-                    # First subscribed, then looked: that nothing was left for a moment is either announced or seen.
-                    announced.subscribe(ledger.results_key)
-                    while True:
-                        status = ledger.status()
-                        outage.over()
-                        if not status.ready + status.leased + status.delayed:
-                            return
-                        if deadline.passed:
-                            raise WaitTimeout(describe(connection, status), deadline.waited_s)
-                        if help_at(ledger, deadline.waited_s):
-                            continue
-                        if announced.get_message(timeout=deadline.left(HELP_S if running.get() else _LOOK_S)):
-                            return
-            except AWAY as error:
-                outage.bear(error, deadline.left(_LOOK_S))
-                if deadline.passed:
-                    raise WaitTimeout(f"queue {ledger.shown}: {outage}", deadline.waited_s) from error
 
 
 def raise_for(status: Status) -> None:

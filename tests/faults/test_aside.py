@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor
 
 import numpy as np
 import pytest
@@ -13,6 +13,7 @@ from joblib import Parallel, delayed
 from lastcall.joblib import LastcallBackend
 from tests.arrays import first, first_slowly
 from tests.faults.conftest import Service
+from tests.workers import until
 
 pytestmark = pytest.mark.faults
 
@@ -62,9 +63,14 @@ def test_calls_with_more_large_arguments_than_the_server_has_room_for_wait_for_t
     services: Callable[..., Service], caplog: pytest.LogCaptureFixture
 ) -> None:
     service = services(lease_s=10.0, options={"maxmemory": "24mb"})
-    service.worker("eater", pool="solo", slots=1)
     client = service.client(aside_cache_bytes=0)
-    with caplog.at_level(logging.WARNING, "lastcall"):
-        futures = [client.submit(first_slowly, np.full(250_000, float(n)), n) for n in range(30)]  # 60 MB, at once
-    assert "refuses: " in caplog.text  # it was full
+
+    def send() -> list[Future[float]]:  # 60 MB, at once
+        return [client.submit(first_slowly, np.full(250_000, float(n)), n) for n in range(30)]
+
+    with caplog.at_level(logging.WARNING, "lastcall"), ThreadPoolExecutor(1) as thread:
+        sending = thread.submit(send)
+        until(lambda: "refuses: " in caplog.text, "the server to be full", 60)
+        service.worker("eater", pool="solo", slots=1)
+        futures = sending.result(60)
     assert [future.result(60) for future in futures] == [2.0 * n for n in range(30)]

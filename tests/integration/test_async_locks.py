@@ -107,8 +107,6 @@ def test_one_that_blocks_is_refused_in_a_coroutine(client: Client, name: str) ->
             client.submit_to("io", coroutines.waits, thing).result(60)
     assert not barrier.broken
     assert client.submit_to("io", coroutines.waits_in_a_thread, event).result(60) is False
-    event.set()
-    assert client.submit_to("io", coroutines.waits, event).result(60) is True
 
 
 def test_one_that_blocks_a_callers_loop_is_told(client: Client, name: str) -> None:

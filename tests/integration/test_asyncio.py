@@ -5,8 +5,11 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import functools
+import gc
+import random
 import threading
 from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine
+from concurrent.futures import Future
 from typing import Any
 
 import pytest
@@ -324,6 +327,36 @@ async def test_a_loop_that_is_cancelled_while_it_waits_holds_nothing(lonely: Clu
 
 
 @on_a_loop
+async def test_the_garbage_collector_may_find_one_while_other_work_is_handed_in(
+    lonely: Cluster, name: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async with client_of(lonely) as client:
+        queue = await client.queue(name)
+        async with queue.producer() as out:
+            await out.put_many([1, 2])
+            await out.flush()
+            left: Any = queue.consumer()
+            assert await left.get() == 1
+            cycle = [left]
+            cycle.append(cycle)
+            del left, cycle
+            made = Future.__init__
+
+            def collecting(future: Future[Any]) -> None:
+                monkeypatch.undo()
+                gc.collect()
+                made(future)
+
+            monkeypatch.setattr(Future, "__init__", collecting)
+            await queue.status()  # in whose way it was: handing in work holds a lock
+
+            async def is_left() -> bool:
+                return not (await queue.status()).leased
+
+            await until(is_left, "the consumer to be closed")
+
+
+@on_a_loop
 async def test_a_loop_that_is_cancelled_at_an_item_gives_back_what_is_behind_it(lonely: Cluster, name: str) -> None:
     async with client_of(lonely) as client:
         queue: AsyncQueue[int] = await client.queue(name)
@@ -454,6 +487,19 @@ async def test_waits_hold_no_threads(lonely: Cluster, names: Callable[[], str]) 
         assert await asyncio.gather(*reads) == [None] * 30
         for call in calls:
             call.cancel()
+
+
+@on_a_loop
+async def test_a_wait_that_is_cancelled_at_any_time_ends(lonely: Cluster, name: str) -> None:
+    delays = random.Random(4)
+    async with client_of(lonely) as client:
+        queue = await client.queue(name)
+        for _ in range(200):
+            waiting = asyncio.create_task(queue.join())
+            await asyncio.sleep(delays.random() * 0.012)
+            waiting.cancel()
+            await asyncio.wait([waiting], timeout=30)
+            assert waiting.cancelled()
 
 
 @on_a_loop

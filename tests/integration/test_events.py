@@ -17,7 +17,7 @@ from celery.events.state import State
 from kombu import Consumer
 
 from lastcall.client import Client
-from lastcall_worker.events import FLUSH_EVENTS, TaskEvents
+from lastcall_worker.events import FLUSH_EVENTS, Call, TaskEvents
 from tests.integration.worker_process import KEY, WAIT_S, Worker, emptied, worker_server
 from tests.servers import Server
 
@@ -94,9 +94,13 @@ def monitor(app: Any) -> Iterator[Monitor]:
         yield monitor
 
 
+def call(identity: str = "one", name: str = "shop.double", args: str = "(2,)", kwargs: str = "{}") -> Call:
+    return Call(identity, name, args, kwargs, 1_700_000_000.0, 1_700_000_001.0)
+
+
 def finish(events: TaskEvents, name: str = "shop.double", result: str = "4") -> str:
     identity = str(uuid.uuid4())
-    events.finished(identity, name, "(2,)", "{}", 1_700_000_000.0, 1_700_000_001.0, 0.25, result)
+    events.finished(call(identity, name), 0.25, result)
     return identity
 
 
@@ -116,8 +120,7 @@ def test_a_call_is_listed_with_all_there_is_to_say(app: Any, monitor: Monitor) -
 
 def test_a_call_that_raised_is_a_failed_task_with_its_traceback(app: Any, monitor: Monitor) -> None:
     events = TaskEvents(app, NODE)
-    call = ("one", "shop.double", "(None,)", "{}", 1_700_000_000.0, 1_700_000_001.0, 0.25)
-    events.failed(*call, "TypeError('no')", "Traceback ...\nTypeError: no\n")
+    events.failed(call(args="(None,)"), 0.25, "TypeError('no')", "Traceback ...\nTypeError: no\n")
     events.flush()
     monitor.wait_for("the task", lambda state: "one" in state.tasks and state.tasks["one"].ready)
     task = monitor.state.tasks["one"]
@@ -127,8 +130,7 @@ def test_a_call_that_raised_is_a_failed_task_with_its_traceback(app: Any, monito
 
 def test_a_call_that_is_tried_again_is_a_retried_task(app: Any, monitor: Monitor) -> None:
     events = TaskEvents(app, NODE)
-    call = ("one", "shop.double", "(2,)", "{}", 1_700_000_000.0, 1_700_000_001.0, 0.25)
-    events.retried(*call, "OSError('later')", "Traceback ...")
+    events.retried(call(), 0.25, "OSError('later')", "Traceback ...")
     events.flush()
     monitor.wait_for("the task", lambda state: "one" in state.tasks and state.tasks["one"].state == "RETRY")
     assert monitor.state.tasks["one"].exception == "OSError('later')"
@@ -136,10 +138,9 @@ def test_a_call_that_is_tried_again_is_a_retried_task(app: Any, monitor: Monitor
 
 def test_a_long_call_is_seen_while_it_runs_and_told_of_once(app: Any, monitor: Monitor) -> None:
     events = TaskEvents(app, NODE)
-    call = ("one", "shop.double", "(2,)", "{}", 1_700_000_000.0, 1_700_000_001.0)
-    events.started(*call)  # not flushed: the slot is busy with the call
+    events.started(call())  # not flushed: the slot is busy with the call
     monitor.wait_for("the start", lambda state: "one" in state.tasks and state.tasks["one"].state == "STARTED")
-    events.finished(*call, 3.0, "4")
+    events.finished(call(), 3.0, "4")
     events.flush()
     monitor.wait_for("the end", lambda state: state.tasks["one"].ready)
     assert monitor.types == ["task-received", "task-started", "task-succeeded"]
@@ -170,7 +171,7 @@ def test_events_travel_in_batches(app: Any, server: Server, monitor: Monitor) ->
 def test_what_is_shown_is_bounded(app: Any, monitor: Monitor) -> None:
     events = TaskEvents(app, NODE)
     long = "x" * 1_000_000
-    events.failed("one", "shop.double", long, long, 1.0, 2.0, 0.5, long, "first" + long + "last")
+    events.failed(call(args=long, kwargs=long), 0.5, long, "first" + long + "last")
     finished = finish(events, result=long)
     events.flush()
     monitor.wait_for("the tasks", lambda state: finished in state.tasks and state.tasks[finished].ready)
@@ -213,7 +214,7 @@ def test_a_fork_sends_its_own_events_in_its_own_name(app: Any, monitor: Monitor)
     pid = os.fork()
     if pid == 0:
         try:
-            events.finished("child", "shop.double", "()", "{}", 1.0, 2.0, 0.5, "4")
+            events.finished(call("child"), 0.5, "4")
             events.flush()
         finally:
             os._exit(0)

@@ -12,6 +12,7 @@ import pytest
 
 from lastcall import errors
 from tests.conftest import Cluster
+from tests.documents import printed_by
 from tests.workers import ROOT, environment
 
 pytestmark = pytest.mark.integration
@@ -191,13 +192,11 @@ def test_the_programs_about_state_do_what_they_say(
     assert run(str(script), cluster) == printed
 
 
-def test_the_program_in_the_page_on_asyncio(cluster: Cluster, tmp_path: Path) -> None:
-    (program,) = re.findall(r"```python\n(.*?)```", (ROOT / "docs/asyncio.md").read_text("utf-8"), re.DOTALL)
-    script = tmp_path / "program.py"
-    script.write_text(program, encoding="utf-8")
-    assert run(str(script), cluster) == [
-        "144", "[0, 1, 4, 9]", str(999**2), "[0, 1, 4]", "3", "[0, 1, 4]", "bun",
-    ]  # fmt: skip
+def test_the_programs_in_the_page_on_asyncio(cluster: Cluster, tmp_path: Path) -> None:
+    assert printed_by("docs/asyncio.md", cluster, tmp_path) == [
+        ["144", "[0, 1, 4, 9]", str(999**2), "[0, 1, 4]", "3", "[0, 1, 4]", "bun"],
+        ["5"],
+    ]
 
 
 @pytest.mark.parametrize(

@@ -8,8 +8,17 @@ import multiprocessing
 import subprocess
 import sys
 import threading
+import weakref
 from collections.abc import Callable, Iterator
-from concurrent.futures import FIRST_COMPLETED, CancelledError, Future, ProcessPoolExecutor, ThreadPoolExecutor
+from concurrent.futures import (
+    FIRST_COMPLETED,
+    BrokenExecutor,
+    CancelledError,
+    Future,
+    ProcessPoolExecutor,
+    ThreadPoolExecutor,
+)
+from concurrent.futures.process import BrokenProcessPool
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +26,7 @@ import pytest
 
 from lastcall import Client, Executor
 from lastcall.calls import Calls
-from lastcall.errors import FunctionNotAllowed, NotSerializable, NoWorker, RemoteTraceback
+from lastcall.errors import FunctionNotAllowed, NotSerializable, NoWorker, QueueCancelled, RemoteTraceback
 from tests import functions
 from tests.conftest import Cluster, start_server
 from tests.functions import Counted, Gate, add, odd_only, square
@@ -49,14 +58,16 @@ def make(kind: str, request: pytest.FixtureRequest) -> Iterator[Make]:
     """Makes executors of a kind; they are shut down in the end."""
     made: list[Base] = []
 
-    def executor(max_workers: Any = 2) -> Base:
+    def executor(max_workers: Any = 2, **options: Any) -> Base:
         one: Base
         if kind == "threads":
-            one = ThreadPoolExecutor(max_workers)
+            one = ThreadPoolExecutor(max_workers, **options)
         elif kind == "processes":
-            one = ProcessPoolExecutor(max_workers, mp_context=request.getfixturevalue("forks"))
+            one = ProcessPoolExecutor(max_workers, request.getfixturevalue("forks"), **options)
         else:
-            one = Executor(max_workers, client=request.getfixturevalue("client"))
+            one = Executor(
+                max_workers, request.getfixturevalue("forks"), client=request.getfixturevalue("client"), **options
+            )
         made.append(one)
         return one
 
@@ -227,6 +238,73 @@ class TestBuffersize:
             with pytest.raises(error, match=said):
                 executor.map(square, [1], buffersize=value)
         assert list(executor.map(square, [3], buffersize=None)) == [9]
+
+
+@pytest.mark.parametrize("chunksize", [1, 3])
+def test_map_keeps_no_result_that_its_reader_has_let_go_of(executor: Base, chunksize: int) -> None:
+    for result in executor.map(set, [[n] for n in range(6)], chunksize=chunksize):
+        seen = weakref.ref(result)
+        del result
+        until(lambda: seen() is None, "the result to be gone")  # noqa: B023
+
+
+# Processes
+
+
+def test_each_process_or_thread_is_set_up_before_its_first_call(make: Make, name: str) -> None:
+    executor = make(2, initializer=functions.set_up, initargs=(name, 3))
+    seen = [future.result(30) for future in [executor.submit(functions.was_set_up) for _ in range(10)]]
+    assert {one[3] for one in seen} == {(name, 3)}
+
+
+def test_an_initializer_that_raises_breaks_the_executor(make: Make, kind: str) -> None:
+    executor = make(2, initializer=functions.cannot_set_up, initargs=("camera",))
+    error = executor.submit(square, 3).exception(30)
+    assert isinstance(error, BrokenExecutor)
+    if kind == "lastcall":
+        assert isinstance(error, BrokenProcessPool)
+        assert "cannot_set_up raised OSError: there is no camera on worker cpu@test" in str(error)
+
+    def broken() -> bool:
+        try:
+            executor.submit(square, 3)
+        except BrokenExecutor:
+            return True
+        return False
+
+    until(broken, "the executor to take no more")
+
+
+def test_what_an_initializer_must_be(make: Make, kind: str) -> None:
+    with pytest.raises(TypeError, match="initializer must be a callable"):
+        make(1, initializer=5)
+    if kind == "lastcall":
+        with pytest.raises(NotSerializable, match="cannot send initargs"):
+            make(1, initializer=functions.set_up, initargs=(threading.Lock(),))
+
+
+@pytest.mark.parametrize("kind", ["processes", "lastcall"], indirect=True)
+def test_a_process_that_has_run_enough_calls_is_replaced(make: Make) -> None:
+    executor = make(1, max_tasks_per_child=3)
+    pids = [executor.submit(functions.where).result(30)[0] for _ in range(7)]
+    assert [len(list(same)) for _, same in itertools.groupby(pids)] == [3, 3, 1]
+    for value, error in ((0, ValueError), ("3", TypeError)):
+        with pytest.raises(error, match="max_tasks_per_child must be"):
+            make(1, max_tasks_per_child=value)
+
+
+@pytest.mark.parametrize("kind", ["processes", "lastcall"], indirect=True)
+def test_a_call_whose_process_dies_each_time_raises_what_a_broken_pool_does(executor: Base) -> None:
+    with pytest.raises(BrokenProcessPool):
+        executor.submit(functions.Deadly("exit", 3), 3).result(60)
+
+
+def test_max_tasks_per_child_warns_where_no_process_can_be_replaced(client: Client) -> None:
+    with pytest.warns(UserWarning, match="max_tasks_per_child=5 is of no effect .* whose pool is threads") as caught:
+        executor = Executor(max_tasks_per_child=5, workers="io", client=client)
+    assert caught[0].filename == __file__
+    with executor:
+        assert list(executor.map(square, range(8))) == [n * n for n in range(8)]
 
 
 # Waiting
@@ -456,6 +534,24 @@ def test_an_executor_of_its_own_client_closes_it(cluster: Cluster, monkeypatch: 
         assert list(executor.map(square, range(3))) == [0, 1, 4]
         assert "<Executor unix://" in repr(executor)
     assert executor._work.client._closed
+
+
+@pytest.mark.parametrize("end", ["terminate_workers", "kill_workers"])
+def test_terminating_waits_for_nothing_and_others_are_served_on(
+    client: Client, cluster: Cluster, name: str, end: str
+) -> None:
+    executor = Executor(client=client)
+    gate, running = held(executor, cluster, name)
+    waiting = [executor.submit(square, n) for n in range(5)]
+    getattr(executor, end)()
+    assert [type(future.exception(30)) for future in running] == [QueueCancelled] * 2
+    assert all(future.cancelled() for future in waiting)
+    with pytest.raises(RuntimeError, match="after shutdown"):
+        executor.submit(square, 3)
+    gate.open(2)
+    assert client.submit(square, 3).result(30) == 9
+    executor.shutdown()
+    getattr(executor, end)()
 
 
 def test_shutdown_from_a_callback_does_not_wait_for_itself(client: Client, cluster: Cluster, name: str) -> None:

@@ -13,6 +13,7 @@ from typing import Any
 import pytest
 
 from lastcall import Client, Failure, Flow, batch, errors, fan_out, filter, reduce, stage
+from lastcall.feed import Feed
 from lastcall.state import keys
 from tests.conftest import Cluster
 from tests.functions import Gate, odd_only, plus_one, square, work
@@ -243,6 +244,26 @@ def test_what_the_input_raises_comes_behind_the_results_of_what_came_before(clie
         job.wait(30)
 
 
+def test_what_the_input_raised_is_known_before_the_queue_ends(client: Client, monkeypatch: pytest.MonkeyPatch) -> None:
+    read = threading.Event()
+    leave = Feed.leave
+
+    def leave_and_wait(feed: Feed) -> None:  # the feeder's thread comes no further, as where it gets no turn
+        leave(feed)
+        read.wait(30)
+
+    def broken() -> Iterator[int]:
+        yield 1
+        raise OSError("the tape tore")
+
+    monkeypatch.setattr(Feed, "leave", leave_and_wait)
+    try:
+        with pytest.raises(OSError, match="the tape tore"):
+            list(client.run(square, broken()).results())
+    finally:
+        read.set()
+
+
 def test_an_item_that_cannot_be_sent_is_an_error_of_the_input(client: Client) -> None:
     results = client.run(square, [1, 2, threading.Lock(), 4]).results()
     assert [next(results), next(results)] == [1, 4]
@@ -381,14 +402,16 @@ def test_the_end_of_an_endless_input_cannot_be_waited_for(client: Client) -> Non
 
 def test_an_input_that_asks_for_its_own_results_is_refused(client: Client) -> None:
     jobs: list[Any] = []
-    made = threading.Event()
+    read = threading.Event()
 
     def ring() -> Iterator[int]:
         yield 1
-        made.wait(30)
+        read.wait(30)
         yield from jobs[0].results()
 
     jobs.append(client.run(square, ring()))
-    made.set()
+    results = jobs[0].results()
+    assert next(results) == 1
+    read.set()
     with pytest.raises(errors.ConfigError, match="a cycle"):
-        list(jobs[0].results())
+        next(results)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import itertools
 import multiprocessing
 import os
@@ -175,6 +176,29 @@ def test_the_same_parallel_goes_on_after_an_error(on_lastcall: None, managed: bo
         assert jobs(delayed(square)(i) for i in range(5)) == [0, 1, 4, 9, 16]
     if managed:
         jobs.__exit__(None, None, None)
+
+
+@pytest.mark.parametrize("managed", [True, False])
+def test_the_same_parallel_gives_nothing_of_a_call_that_failed_or_was_left(on_lastcall: None, managed: bool) -> None:
+    squares = [i * i for i in range(30)]
+    for _ in range(5):  # what is read ahead of a call that ends early is different each time
+        jobs = Parallel(return_as="generator")
+        with jobs if managed else contextlib.nullcontext():
+            with pytest.raises(ZeroDivisionError):
+                list(jobs(delayed(divmod)(1, (i + 7) % 20) for i in range(20)))
+            assert list(jobs(delayed(square)(i) for i in range(30))) == squares
+            left = jobs(delayed(here)(i) for i in range(30))
+            next(left)
+            del left
+            assert list(jobs(delayed(square)(i) for i in range(30))) == squares
+
+
+def test_a_generator_is_whole_though_another_call_begins_meanwhile(on_lastcall: None) -> None:
+    jobs = Parallel(return_as="generator")
+    results = jobs(delayed(square)(i) for i in range(200))
+    assert next(results) == 0
+    assert Parallel()(delayed(square)(i) for i in range(30)) == [i * i for i in range(30)]
+    assert list(results) == [i * i for i in range(1, 200)]
 
 
 @pytest.mark.parametrize("bad", [0, 100], ids=["the first", "one that is asked for when others are done"])

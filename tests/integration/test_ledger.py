@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import struct
 from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import pytest
@@ -25,6 +26,7 @@ from lastcall.state.records import (
     Spec,
 )
 from tests.integration.ledger_server import ledger_server
+from tests.workers import until
 
 pytestmark = pytest.mark.integration
 
@@ -101,6 +103,10 @@ def names_of(redis: Redis) -> list[bytes]:
     """Every key there is, but for those that only wake someone."""
     names: Any = redis.keys()
     return [name for name in names if not name.endswith((b":bell", b":room"))]
+
+
+def counter(ledger: Ledger, field: str) -> int:
+    return int(ledger.meta()[field])
 
 
 def ids(claim: Claim) -> list[str]:
@@ -1485,6 +1491,49 @@ class TestBell:
         queue.next("c", "n", LONG_MS, 0, waited=True)
         put(queue, "p", lease.epoch, 1, 1)
         assert redis.llen(queue.bell_key) == 0
+
+    def test_who_waits_is_given_what_rings_for_it(self, redis: Redis) -> None:
+        queue = make(redis, celery="")
+        lease = queue.join("p")
+        queue.enroll("c", "n", LONG_MS)
+        queue.next("c", "n", LONG_MS, 1)
+        with ThreadPoolExecutor() as threads:
+            waiting = threads.submit(queue.next, "c", "n", LONG_MS, 1, waited=True, wait_s=30)
+            until(lambda: redis.info("clients")["blocked_clients"] == 1, "it to wait")
+            put(queue, "p", lease.epoch, 1, 1)
+            claim = waiting.result(30)
+        assert (ids(claim), claim.rang) == (["1-1"], True)
+        assert (counter(queue, "waiting"), counter(queue, "rung"), redis.llen(queue.bell_key)) == (0, 0, 0)
+
+    def test_one_that_waits_in_vain_is_counted_once(self, redis: Redis) -> None:
+        queue = make(redis, celery="")
+        queue.join("p")
+        queue.enroll("c", "n", LONG_MS)
+        queue.next("c", "n", LONG_MS, 1)
+        for _ in range(3):
+            claim = queue.next("c", "n", LONG_MS, 1, wait_s=0.001)
+            assert (claim.chunks, claim.rang) == ([], False)
+            assert (counter(queue, "waiting"), counter(queue, "rung")) == (1, 0)
+
+    def test_wait_survives_a_server_that_forgot_the_script(self, redis: Redis) -> None:
+        queue = make(redis, celery="")
+        lease = queue.join("p")
+        queue.enroll("c", "n", LONG_MS)
+        put(queue, "p", lease.epoch, 1, 1)
+        redis.script_flush()
+        assert ids(queue.next("c", "n", LONG_MS, 1, wait_s=0.001)) == ["1-1"]
+
+    def test_those_who_died_waiting_are_forgotten_when_the_last_one_leaves(self, redis: Redis) -> None:
+        queue = make(redis, celery="")
+        lease = queue.join("p")
+        for ticket in ("c", "d"):
+            queue.enroll(ticket, "n", LONG_MS)
+            queue.next(ticket, "n", LONG_MS, 1)
+        put(queue, "p", lease.epoch, 1, 1)
+        queue.release("d", crashed=True)  # it was rung for, and waited no more
+        claim = queue.next("c", "n", LONG_MS, 1, waited=True)
+        queue.next("c", "n", LONG_MS, 0, completions=whole(claim))
+        assert (counter(queue, "waiting"), counter(queue, "rung")) == (0, 0)
 
     def test_looking_again_and_again_without_waiting_leaves_few_tokens(self, redis: Redis) -> None:
         queue = make(redis, celery="")

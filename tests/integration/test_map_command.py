@@ -87,6 +87,14 @@ class Place:
         return {one["index"]: one.get("value", one.get("error")) for one in found}
 
 
+@pytest.fixture(autouse=True)
+def _heeding() -> Iterator[None]:
+    """As from a terminal: where the tests run in the background SIGINT is ignored, also by what they start."""
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    signal.signal(signal.SIGINT, before)
+
+
 @pytest.fixture
 def place(tmp_path: Path, cluster: Cluster) -> Place:
     return Place(tmp_path, cluster)
@@ -206,7 +214,7 @@ def test_an_item_that_fails_stops_it_or_is_put_aside_or_among_the_results(place:
     stop = ("job.py:picky", "in.txt", "-o", "out.jsonl", "--chunksize", "1")
     code, _, err = place.run(*stop)
     assert code == 3
-    assert "item 1 failed: ValueError: not bad 1\nstopped, 1 items are done: the same command tries it again" in err
+    assert "item 1 failed: ValueError: not bad 1\nstopped, 1 item is done: the same command tries it again" in err
     assert 'raise ValueError(f"not {item}")' in err or "in picky" in err
     assert place.values() == {0: "good"}
 

@@ -7,7 +7,7 @@ from concurrent import futures
 
 import pytest
 
-from lastcall import Client, Manager, current, errors
+from lastcall import Client, Executor, Manager, current, errors
 from lastcall.shared.barrier import Barrier
 from tests.conftest import Cluster
 from tests.functions import odd_only, produce, square
@@ -45,6 +45,29 @@ def leave_with_a_call_out(n: int) -> int:
     with Client() as client:
         client.submit_to("few", square, n)
     return n
+
+
+def wait_for_all(n: int) -> int:
+    with Client() as client:
+        calls = [client.submit_to("few", square, n) for n in range(n)]
+        done, left = futures.wait(calls, 100)
+        assert not left
+        return sum(call.result(0) for call in done)
+
+
+def take_as_completed(n: int) -> int:
+    with Client() as client, Executor(2, client=client, workers="few") as executor:
+        calls = [executor.submit(square, n) for n in range(n // 2)]
+        calls += [client.submit_to("few", square, n) for n in range(n // 2, n)]
+        return sum(call.result(0) for call in futures.as_completed(calls))
+
+
+def time_out(n: int) -> int:
+    with Client() as client:
+        nobodys = client.submit_to("nobody", square, n)
+        done, left = futures.wait([nobodys], 0.2)
+        assert nobodys.cancel()
+        return len(left) - len(done)
 
 
 def join_the_last_of_two(n: int) -> int:
@@ -114,6 +137,18 @@ def test_other_waits_in_all_slots_end(few: Cluster, function: Callable[[int], in
         calls = [client.submit_to("few", function, n + 100 * at) for at in range(3)]
         got = [future.result(100) for future in calls]
         assert got == [n + 100 * at if expected == n else expected for at in range(3)]
+
+
+@pytest.mark.parametrize("function", [wait_for_all, take_as_completed])
+def test_waits_for_many_futures_in_all_slots_end(few: Cluster, function: Callable[[int], int]) -> None:
+    with few.client() as client:
+        calls = [client.submit_to("few", function, 8) for _ in range(4)]
+        assert [future.result(100) for future in calls] == [sum(n * n for n in range(8))] * 4
+
+
+def test_a_wait_for_futures_ends_at_its_timeout(few: Cluster) -> None:
+    with few.client() as client:
+        assert client.submit_to("few", time_out, 1).result(100) == 1
 
 
 def test_an_item_that_ends_its_process_does_not_end_who_waits_for_it(few: Cluster) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import http.server
 import io
 import json
@@ -17,7 +18,7 @@ from typing import Any
 
 import pytest
 
-from lastcall import Client, Flow, Pool, errors, notification_secret, verify_notification
+from lastcall import AsyncClient, Client, Flow, Pool, errors, notification_secret, verify_notification
 from lastcall.notify import sign
 from lastcall.state import keys
 from lastcall.state.ledger import Ledger
@@ -229,6 +230,20 @@ def test_a_call_and_a_pools_call_tell_their_end(
         with pytest.raises(errors.NotificationRefused):
             pool.apply_async(plus_one, [1], notify="https://example.com/")
     assert told.came.empty()
+
+
+def test_an_awaited_call_tells_its_end(cluster: Cluster, teller: Worker, told: Receiver) -> None:
+    async def main() -> None:
+        async with AsyncClient(cluster.url, cluster.key) as client:
+            future = await client.submit_telling(told.origin, plus_one, 1)
+            assert await future == 2
+            with pytest.raises(TypeError):
+                await (await client.submit_telling(told.origin, plus_one, "one"))
+            with pytest.raises(errors.NotificationRefused):
+                await client.submit_telling("https://example.com/", plus_one, 1)
+
+    asyncio.run(main())
+    assert [json.loads(told.next()[1])["data"]["done"] for _ in range(2)] == [1, 1]
 
 
 def test_a_call_goes_on_and_is_told_when_who_made_it_has_died(

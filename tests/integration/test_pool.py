@@ -522,7 +522,7 @@ def test_a_pool_that_was_never_closed_is_warned_of(cluster: Cluster) -> None:
     with cluster.client() as client:
         for make in (lambda: multiprocessing.get_context("fork").Pool(1), lambda: lastcall.Pool(1, client=client)):
             made = [make()]
-            with pytest.warns(ResourceWarning, match="unclosed running"):
+            with pytest.warns(ResourceWarning, match="unclosed running multiprocessing pool"):
                 _drop(made)
 
 
@@ -540,8 +540,9 @@ def test_bad_arguments_are_what_they_are_in_multiprocessing(pools: Pools, pool: 
         pools("2")
     with pytest.raises(TypeError, match="initializer must be a callable"):
         pools(1, 5)
-    with pytest.raises(ValueError, match="maxtasksperchild must be"):
-        pools(1, maxtasksperchild=0)
+    for value in (0, -1, 0.5, "12"):
+        with pytest.raises(ValueError, match="maxtasksperchild must be a positive int or None"):
+            pools(1, maxtasksperchild=value)
     for method in ITERATORS:
         with pytest.raises(ValueError, match=r"must be|Chunksize"):
             getattr(pool, method)(square, [1], 0)
@@ -564,6 +565,22 @@ def test_the_initializer_is_run_once_in_each_process(pools: Pools) -> None:
     seen += [pool.apply(functions.was_set_up) for _ in range(10)]
     assert all(one[2:] == (1, what) for one in seen)
     assert len({one[0] for one in seen}) in (1, 2)
+
+
+def test_a_process_that_has_run_enough_tasks_is_replaced_by_one_that_is_set_up_anew(pools: Pools) -> None:
+    what = ("often", os.urandom(8))
+    pool = pools(2, functions.set_up, what, maxtasksperchild=3)
+    seen = pool.map(functions.was_set_up, range(12), 1)
+    seen += [pool.apply(functions.was_set_up) for _ in range(6)]
+    seen += [result.get(60) for result in [pool.apply_async(functions.was_set_up) for _ in range(6)]]
+    runs = collections.Counter(one[0] for one in seen)
+    assert max(runs.values()) == 3
+    assert all(one[2:] == (1, what) for one in seen)
+
+
+def test_a_chunk_is_one_task_of_a_process(pools: Pools) -> None:
+    runs = collections.Counter(pid for pid, _ in pools(1, maxtasksperchild=1).map(functions.where, range(9), 3))
+    assert list(runs.values()) == [3, 3, 3]
 
 
 # Of lastcall's pools alone
@@ -739,9 +756,31 @@ def test_threads_run_what_a_thread_pool_is_given_each_with_its_initializer(clien
         assert repr(pool) == "<lastcall.ThreadPool state=RUN pool_size=4>"
 
 
-def test_maxtasksperchild_warns_that_it_is_of_no_effect(client: Client) -> None:
-    with pytest.warns(UserWarning, match="--max-tasks-per-child"):
-        lastcall.Pool(2, maxtasksperchild=5, client=client).terminate()
+def test_a_process_that_is_replaced_is_no_crash_and_other_work_goes_on_beside_it(
+    ours: lastcall.Pool, client: Client, cluster: Cluster
+) -> None:
+    worker = cluster.workers[0]
+    before = len(worker.log)
+    with lastcall.Pool(maxtasksperchild=1, client=client) as pool:
+        later = pool.map_async(functions.where, range(12), 1)
+        beside = [ours.apply(functions.where) for _ in range(40)]
+        seen = later.get(60)
+        coroutines = pool.map(functions.where_async, range(4), 1)
+    assert {attempt for _, attempt in (*seen, *beside, *coroutines)} == {1}
+    assert len({pid for pid, _ in seen}) == 12
+    assert len({pid for pid, _ in coroutines}) == 4
+    assert "ERROR" not in worker.log[before:]
+
+
+def test_maxtasksperchild_warns_where_no_process_can_be_replaced(client: Client) -> None:
+    class Threads(lastcall.Pool):
+        _workers = "io"
+
+    with pytest.warns(UserWarning, match="maxtasksperchild=5 is of no effect .* whose pool is threads") as caught:
+        pool = Threads(2, maxtasksperchild=5, client=client)
+    assert caught[0].filename == __file__
+    with pool:
+        assert pool.map(square, range(12), 1) == [n * n for n in range(12)]
 
 
 def test_a_pool_leaves_its_client_open_and_a_pool_of_its_own_takes_the_environments_server(
@@ -759,6 +798,40 @@ def test_a_pool_leaves_its_client_open_and_a_pool_of_its_own_takes_the_environme
     pool.close()
     pool.join()
     assert result.get() == 1
+
+
+def test_a_fork_is_told_that_neither_the_pool_nor_its_results_are_its_own(
+    ours: lastcall.Pool, client: Client, gate: Gate
+) -> None:
+    executor = lastcall.Executor(client=client)
+    result, results, future = ours.apply_async(gate, (1,)), ours.imap(gate, [2]), executor.submit(gate, 3)
+    uses: list[Callable[[], Any]] = [
+        lambda: ours.map(square, [1]), lambda: ours.apply(square, (1,)), lambda: executor.submit(square, 1),
+        result.get, lambda: next(results), future.result,
+    ]  # fmt: skip
+    fork = multiprocessing.get_context("fork")
+    told, telling = fork.Pipe(duplex=False)
+    child = fork.Process(target=_say_errors, args=(uses, ours, telling))
+    child.start()
+    assert told.poll(30)
+    assert told.recv() == ["ConfigError"] * len(uses)
+    child.join(30)
+    assert child.exitcode == 0
+    gate.open(3)
+    assert [result.get(30), next(results), future.result(30), ours.apply(square, (3,))] == [1, 2, 3, 9]
+    executor.shutdown()
+
+
+def _say_errors(uses: list[Callable[[], Any]], pool: lastcall.Pool, telling: Any) -> None:
+    raised = []
+    for use in uses:
+        try:
+            use()
+        except Exception as error:
+            raised.append(type(error).__name__)
+    pool.close()
+    pool.join()  # its own, which is nothing
+    telling.send(raised)
 
 
 def test_pools_in_functions_on_all_slots_at_once_end(ours: lastcall.Pool) -> None:

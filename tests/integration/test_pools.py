@@ -6,7 +6,9 @@ import importlib.util
 import itertools
 import signal
 import threading
+from collections import Counter
 from collections.abc import Iterator
+from contextlib import nullcontext
 
 import pytest
 
@@ -88,6 +90,19 @@ def test_each_pool_runs_an_initializer_once_in_each_process_or_thread(client: Cl
     most = POOLS[kind] if kind == "threads" else 1
     assert all(1 <= times <= most for times in seen.values())
     assert len(seen) <= (POOLS[kind] if kind == "prefork" else 1)
+
+
+def test_each_pool_replaces_its_processes_or_warns(client: Client, celery_queue: str) -> None:
+    class Here(lastcall.Pool):
+        _workers = celery_queue
+
+    prefork = celery_queue.startswith("prefork")
+    with nullcontext() if prefork else pytest.warns(UserWarning, match="maxtasksperchild=2 is of no effect"):
+        pool = Here(None, maxtasksperchild=2, client=client)
+    with pool:
+        runs = Counter(pid for pid, _ in pool.map(functions.where, range(8), 1))
+    assert sum(runs.values()) == 8
+    assert (max(runs.values()) <= 2) == prefork
 
 
 def test_each_pool_fills_its_slots(client: Client, pools: Cluster, celery_queue: str) -> None:

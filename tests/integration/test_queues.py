@@ -22,7 +22,7 @@ from typing import Any
 import pytest
 
 import lastcall
-from lastcall import Client, JoinableQueue, Queue, StatusableQueue, errors
+from lastcall import Client, JoinableQueue, Queue, SimpleQueue, StatusableQueue, errors
 from tests import functions
 from tests.conftest import Cluster
 from tests.functions import (
@@ -407,6 +407,29 @@ def _pass_on(queue: Any, back: Any, closed: Any) -> None:
     back.put(queue.get())
 
 
+@pytest.mark.parametrize("whose", ["multiprocessing", "lastcall"])
+def test_what_is_put_into_a_simple_queue_is_in_it_at_once(client: Client, context: Any, whose: str) -> None:
+    queue: Any = SimpleQueue(client=client) if whose == "lastcall" else context.SimpleQueue()
+    go, did = context.Event(), context.Event()
+    child = context.Process(target=_put_when_told, args=(queue, go, did))
+    child.start()
+    assert queue.empty()
+    go.set()
+    assert did.wait(LONG_S)
+    assert not queue.empty()
+    assert [queue.get(), queue.get()] == [1, None]
+    assert queue.empty()
+    child.join(LONG_S)
+    queue.close()
+
+
+def _put_when_told(queue: Any, go: Any, did: Any) -> None:
+    go.wait()
+    queue.put(1)
+    queue.put(None)
+    did.set()
+
+
 # Between processes, and on workers
 
 
@@ -780,4 +803,4 @@ def test_an_outage_loses_nothing(lonely: Cluster, maxsize: int) -> None:
 
 
 def test_all_are_exported() -> None:
-    assert {"Queue", "JoinableQueue", "StatusableQueue"} <= set(lastcall.__all__)
+    assert {"Queue", "JoinableQueue", "SimpleQueue", "StatusableQueue"} <= set(lastcall.__all__)

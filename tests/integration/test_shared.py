@@ -15,7 +15,7 @@ from typing import Any
 import pytest
 
 import lastcall
-from lastcall import Client, errors
+from lastcall import Client, announced, errors
 from lastcall.shared import permits, thing
 from lastcall.state import keys
 from tests.conftest import Cluster
@@ -453,8 +453,8 @@ def test_a_party_that_dies_at_a_barrier_has_not_come(short: Client, name: str) -
 def test_who_waits_is_woken_and_does_not_look_again_and_again(
     lonely: Cluster, name: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    for module in (permits, thing):
-        monkeypatch.setattr(module, "_LOOK_S", 100.0)
+    monkeypatch.setattr(permits, "_LOOK_S", 100.0)
+    monkeypatch.setattr(announced, "LOOK_S", 100.0)
     with lonely.client(lease_s=400.0) as client:
         lock, event = client.lock(name), client.event(f"{name}-event")
         lock.acquire()

@@ -277,3 +277,23 @@ def test_a_fetch_that_fails_is_tried_again_by_the_next() -> None:
 def test_an_error_of_it_pickles() -> None:
     error = pickle.loads(pickle.dumps(AsideLost("calls-1", "it is gone")))
     assert (error.job, error.why, str(error)) == ("calls-1", "it is gone", str(AsideLost("calls-1", "it is gone")))
+
+
+@pytest.mark.parametrize("known", [False, True])
+def test_what_is_written_into_meanwhile_is_sent_as_what_its_name_says(known: bool) -> None:
+    array = np.zeros(5000, np.uint8)
+
+    def digest(data: memoryview) -> bytes:
+        name = SEALER.digest(data)
+        array[0] += 1  # as another thread might
+        return name
+
+    box = Parcel("job", LEAST, 1 << 20, copied=True, known=lambda _: known)
+    box.dump(array, pickle.Pickler, pickle.dumps)
+    (part,) = box.seal(digest)
+    ((raw, *_),) = box.taken
+    if known:  # then it is not sent, and need not be copied
+        assert part.digest == SEALER.digest(bytes(5000))
+        assert np.shares_memory(np.frombuffer(raw, np.uint8), array)
+    else:
+        assert part.digest == SEALER.digest(raw)

@@ -34,7 +34,7 @@ from lastcall_worker.station import TicketOver
 
 if TYPE_CHECKING:
     from lastcall.state.ledger import Ledger
-    from lastcall.state.records import Chunk, Completion
+    from lastcall.state.records import Chunk, Claim, Completion
     from lastcall_worker.station import Work
 
 _log = logging.getLogger(__name__)
@@ -58,12 +58,12 @@ class Item(Running):
     def at(self) -> int:
         return self._at
 
-    def check_wait(self, what: str) -> None:
+    def check_wait(self, what: str, twin: str) -> None:
         if is_here():
-            raise BlocksLoop(what)
+            raise BlocksLoop(what, twin)
 
     def help(self, ledger: Ledger) -> bool:
-        self.check_wait(f"queue {ledger.shown}")
+        self.check_wait(f"queue {ledger.shown}", "")
         return super().help(ledger)
 
 
@@ -150,7 +150,7 @@ class Flight:
             function: Any = work.function
             if work.style == CALL:
                 try:
-                    function = station.load(item[0])
+                    function = station.load(item[0], work.starter)
                 except BaseException as error:  # whatever importing raises
                     self._fail(one, at, error)
                     one.left -= 1
@@ -369,13 +369,17 @@ def run(slot: Slot, work: Work) -> None:
     end = time.monotonic() + station.settings.slice_s
     completions: list[Completion] = []
     busy_s, waited, leaving, look_s = 0.0, False, False, _LOOK_S
+    claim: Claim | None = None
     try:
         while True:
-            if not leaving and time.monotonic() >= end:
-                leaving = not (flight and _may_stay(slot, work))
-                end = time.monotonic() + station.settings.slice_s
-            want = 0 if leaving else flight.room
-            claim = slot._next(work, want, completions, waited, busy_s, known=len(flight))
+            if claim is None:
+                if not leaving and time.monotonic() >= end:
+                    leaving = not (flight and _may_stay(slot, work))
+                    end = time.monotonic() + station.settings.slice_s
+                left = starters.left(work.starter)
+                leaving = leaving or not left
+                want = 0 if leaving else min(flight.room, left)
+                claim = slot._next(work, want, completions, waited, busy_s, known=len(flight))
             slot.send_downstream(work, claim)
             if claim.lost or claim.ended:
                 break
@@ -395,11 +399,16 @@ def run(slot: Slot, work: Work) -> None:
                 if not claim.tickets or slot.send(work.celery, slot.address, claim.tickets):
                     break
                 slot.take_on(claim.tickets[0])
+                starters.count_anew(work.starter)
                 leaving = False
             else:
                 if slot.events is not None:
                     slot.events.flush()
-                waited, leaving = (True, True) if claim.called else slot.linger(work, claim)
+                claim, leaving = (claim, True) if claim.called else slot.linger(work, claim, want)
+                waited = leaving
+                if not leaving:
+                    continue
+            claim = None
     except TicketOver:
         pass
     finally:

@@ -12,7 +12,7 @@ import os
 import threading
 import time
 from collections import deque
-from typing import Any, Final
+from typing import Any, Final, NamedTuple
 
 from celery.events.event import get_exchange
 from celery.utils.time import utcoffset
@@ -30,12 +30,23 @@ _TRACEBACK_CHARS: Final = 10_000
 _BROKER_S: Final = 1.0  # to connect, and to take a batch: a slot waits for it
 
 
+class Call(NamedTuple):
+    """A call of a user's function, as monitors are told of it. args, kwargs: their reprs. Times: since the epoch."""
+
+    uuid: str
+    name: str
+    args: str
+    kwargs: str
+    received_s: float
+    started_s: float
+
+
 class TaskEvents:
     """Reports calls in the name of a worker node. All instances of a process share one connection.
 
     app: the Celery app, whose broker carries the events. hostname: the worker node.
     Nothing here raises or waits long where the broker is away: events are kept, up to 10,000.
-    Times are seconds since the epoch; reprs are cut at 200 characters, tracebacks at 10,000.
+    Reprs are cut at 200 characters, tracebacks at 10,000.
     """
 
     __slots__ = ("_app", "_begun", "_hostname", "_outbox")
@@ -46,115 +57,34 @@ class TaskEvents:
         self._outbox = _Outbox.of(app, hostname)
         self._begun: set[str] = set()
 
-    def started(
-        self,
-        uuid: str,
-        name: str,
-        args_repr: str,
-        kwargs_repr: str,
-        received_s: float,
-        started_s: float,
-    ) -> None:
-        """A call has begun that may take long; for others, its end tells it all."""
-        self._begun.add(uuid)
-        self._put(*self._first(uuid, name, args_repr, kwargs_repr, received_s, started_s))
+    def started(self, call: Call) -> None:
+        """It has begun, and may take long; of others, their end tells it all."""
+        self._begun.add(call.uuid)
+        self._put(*_first(call))
 
-    def finished(
-        self,
-        uuid: str,
-        name: str,
-        args_repr: str,
-        kwargs_repr: str,
-        received_s: float,
-        started_s: float,
-        runtime_s: float,
-        result_repr: str,
-    ) -> None:
-        """A call has returned."""
-        last = {
-            "type": "task-succeeded",
-            "uuid": uuid,
-            "result": _cut(result_repr),
-            "runtime": runtime_s,
-            "timestamp": started_s + runtime_s,
-        }
-        self._end(last, uuid, name, args_repr, kwargs_repr, received_s, started_s)
+    def finished(self, call: Call, runtime_s: float, result: str) -> None:
+        """It has returned. result: its repr."""
+        self._end(call, runtime_s, {"type": "task-succeeded", "result": _cut(result), "runtime": runtime_s})
 
-    def failed(
-        self,
-        uuid: str,
-        name: str,
-        args_repr: str,
-        kwargs_repr: str,
-        received_s: float,
-        started_s: float,
-        runtime_s: float,
-        exception_repr: str,
-        traceback: str,
-    ) -> None:
-        """A call has raised, and its item is given up."""
-        last = {
-            "type": "task-failed",
-            "uuid": uuid,
-            "exception": _cut(exception_repr),
-            "traceback": _cut_front(traceback),
-            "runtime": runtime_s,
-            "timestamp": started_s + runtime_s,
-        }
-        self._end(last, uuid, name, args_repr, kwargs_repr, received_s, started_s)
+    def failed(self, call: Call, runtime_s: float, exception: str, traceback: str) -> None:
+        """It has raised, and its item is given up. exception: its repr."""
+        self._end(call, runtime_s, {"type": "task-failed", "runtime": runtime_s, **_raised(exception, traceback)})
 
-    def retried(
-        self,
-        uuid: str,
-        name: str,
-        args_repr: str,
-        kwargs_repr: str,
-        received_s: float,
-        started_s: float,
-        runtime_s: float,
-        exception_repr: str,
-        traceback: str,
-    ) -> None:
-        """A call has raised, and its item will be tried again."""
-        last = {
-            "type": "task-retried",
-            "uuid": uuid,
-            "exception": _cut(exception_repr),
-            "traceback": _cut_front(traceback),
-            "timestamp": started_s + runtime_s,
-        }
-        self._end(last, uuid, name, args_repr, kwargs_repr, received_s, started_s)
+    def retried(self, call: Call, runtime_s: float, exception: str, traceback: str) -> None:
+        """It has raised, and its item will be tried again."""
+        self._end(call, runtime_s, {"type": "task-retried", **_raised(exception, traceback)})
 
     def flush(self) -> None:
         """Send what is waiting; what is not flushed is sent within half a second."""
         self._mine().flush()
 
-    def _end(self, last: dict[str, Any], *call: Any) -> None:
-        if call[0] in self._begun:
-            self._begun.discard(call[0])
+    def _end(self, call: Call, runtime_s: float, last: dict[str, Any]) -> None:
+        last |= {"uuid": call.uuid, "timestamp": call.started_s + runtime_s}
+        if call.uuid in self._begun:
+            self._begun.discard(call.uuid)
             self._put(last)
         else:
-            self._put(*self._first(*call), last)
-
-    def _first(
-        self,
-        uuid: str,
-        name: str,
-        args_repr: str,
-        kwargs_repr: str,
-        received_s: float,
-        started_s: float,
-    ) -> tuple[dict[str, Any], dict[str, Any]]:
-        received = {
-            "type": "task-received",
-            "uuid": uuid,
-            "name": name,
-            "args": _cut(args_repr),
-            "kwargs": _cut(kwargs_repr),
-            "retries": 0,
-            "timestamp": received_s,
-        }
-        return received, {"type": "task-started", "uuid": uuid, "timestamp": started_s}
+            self._put(*_first(call), last)
 
     def _put(self, *events: dict[str, Any]) -> None:
         self._mine().put(events)
@@ -277,6 +207,18 @@ class _Outbox:
 
 
 _outboxes: dict[tuple[int, int, str], _Outbox] = {}
+
+
+def _first(call: Call) -> tuple[dict[str, Any], dict[str, Any]]:
+    received = {
+        "type": "task-received", "uuid": call.uuid, "name": call.name, "args": _cut(call.args),
+        "kwargs": _cut(call.kwargs), "retries": 0, "timestamp": call.received_s,
+    }  # fmt: skip
+    return received, {"type": "task-started", "uuid": call.uuid, "timestamp": call.started_s}
+
+
+def _raised(exception: str, traceback: str) -> dict[str, str]:
+    return {"exception": _cut(exception), "traceback": _cut_front(traceback)}
 
 
 def _cut(text: str) -> str:

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from lastcall.outcome import PackedError
 from lastcall.payload import CALL
+from lastcall_worker.events import Call
 
 if TYPE_CHECKING:
     from lastcall_worker.events import TaskEvents
@@ -49,29 +50,26 @@ class Monitored:
             self.args = _repr.repr(tuple(items))
 
     def started(self, events: TaskEvents) -> None:
-        events.started(self.uuid, self.name, self.args, self.kwargs, self.received, self.received)
+        events.started(self._call(self.uuid, self.args))
 
     def ended(
-        self,
-        events: TaskEvents,
-        items: list[Any],
-        values: list[Any],
-        errors: dict[int, PackedError],
-        again: Collection[int],
-        runtime_s: float,
-    ) -> None:
-        about = (self.kwargs, self.received, self.received, runtime_s)
+        self, events: TaskEvents, items: list[Any], values: list[Any], errors: dict[int, PackedError],
+        again: Collection[int], runtime_s: float,
+    ) -> None:  # fmt: skip
         identity = self.uuid
         if len(errors) < len(values):
             result = _repr.repr(values[0] if len(values) == 1 else values)
-            events.finished(identity, self.name, self.args, *about, result)
+            events.finished(self._call(identity, self.args), runtime_s, result)
             identity = ""
         for at, (_, type_name, message, text, _) in errors.items():
-            args = self.args if len(items) == 1 else self._of(items[at])
+            call = self._call(identity or str(uuid.uuid4()), self.args if len(items) == 1 else self._of(items[at]))
             raised = f"{type_name.removeprefix('builtins.')}({message!r})"
             tell = events.retried if at in again else events.failed
-            tell(identity or str(uuid.uuid4()), self.name, args, *about, raised, text)
+            tell(call, runtime_s, raised, text)
             identity = ""
+
+    def _call(self, identity: str, args: str) -> Call:
+        return Call(identity, self.name, args, self.kwargs, self.received, self.received)
 
     @staticmethod
     def _of(item: Any) -> str:

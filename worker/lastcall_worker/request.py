@@ -25,6 +25,7 @@ from lastcall.state.records import shown, split
 from lastcall.waiting import AWAY
 from lastcall_worker import moved
 from lastcall_worker.moved import Held
+from lastcall_worker.starters import Worn
 
 if TYPE_CHECKING:
     from lastcall.settings import Settings
@@ -72,7 +73,9 @@ class SlotRequest(Request):
         error = exc_info.exception
         if isinstance(error, ExceptionWithTraceback):
             error = error.exc
-        if isinstance(error, _LOST):
+        if isinstance(error, Worn):  # its slot had ended before
+            state.task_ready(self)
+        elif isinstance(error, _LOST):
             self._on_lost(error)
         else:
             # What it held comes back when its ticket's time is over, and not sooner: a slot that

@@ -52,7 +52,7 @@ class Running:
     def attempt(self) -> int:
         return self.chunk.tries + 1
 
-    def check_wait(self, what: str) -> None:
+    def check_wait(self, what: str, twin: str) -> None:
         """Raise BlocksLoop where this may not block."""
 
     @property

@@ -14,6 +14,7 @@ import uuid
 from collections import deque
 from collections.abc import Callable, Sequence
 from contextlib import suppress
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from celery.app.task import Task
@@ -60,6 +61,7 @@ from lastcall_worker.station import station as a_station
 
 if TYPE_CHECKING:
     from lastcall.settings import Settings
+    from lastcall.starter import Starter
     from lastcall.state.records import Chunk, Claim, Emitted, Minted
     from lastcall_worker.events import TaskEvents
 
@@ -130,15 +132,21 @@ class Slot:
                 moved.table.write(station.row, ())
         if self.events is not None:
             self.events.flush()
+        starters.check_worn()
 
     def _serve(self, work: Work) -> Work | None:
         """Run a queue's chunks. Gives the work of the one to which the slot has moved, if it has."""
         station, settings = self.station, self.station.settings
         completions: list[Completion] = []
         busy_s, want, most_items, waited, leaving = 0.0, 1, 0, False, False
+        claim: Claim | None = None
         while True:
-            leaving = leaving or time.monotonic() >= self._end
-            claim = self._next(work, 0 if leaving else want, completions, waited, busy_s, most_items=most_items)
+            if claim is None:
+                left = starters.left(work.starter)
+                leaving = leaving or time.monotonic() >= self._end or not left
+                claim = self._next(
+                    work, 0 if leaving else min(want, left), completions, waited, busy_s, most_items=most_items
+                )
             self.send_downstream(work, claim)
             if claim.ended and work.down_celery and work.between and self._move(work):
                 return station.work(self.address)
@@ -165,15 +173,20 @@ class Slot:
                     break
                 # The ticket that would go to the back of the line cannot: it is run here, so that the work goes on.
                 self.take_on(claim.tickets[0])
+                starters.count_anew(work.starter)
                 leaving, self._end = False, time.monotonic() + settings.slice_s
             elif claim.called and self._move(work):
                 return station.work(self.address)
             else:
                 if self.events is not None:
                     self.events.flush()
-                waited, leaving = self.linger(work, claim)
-                if leaving and work.between and self._move(work):
+                claim, leaving = self.linger(work, claim, min(want, left), most_items)
+                if not leaving:
+                    continue
+                if work.between and self._move(work):
                     return station.work(self.address)
+                waited = True
+            claim = None
         return None
 
     def take_on(self, ticket: str) -> None:
@@ -213,18 +226,17 @@ class Slot:
                 work.flow_ledger = work.ledger
         return work.flow_ledger
 
-    def linger(self, work: Work, claim: Claim) -> tuple[bool, bool]:
-        """Wait at the bell of a queue that had nothing. Gives whether it did not ring, and whether to leave then."""
+    def linger(self, work: Work, claim: Claim, want: int, most_items: int = 0) -> tuple[Claim, bool]:
+        """Wait at the bell of a queue that had nothing, and claim. Gives what, and whether to leave then."""
         linger_s = self.station.settings.linger_s
         soon = 0 < claim.wait_ms <= _SOON_MS and (claim.wait_ms / 1000 <= linger_s or self._may_wait(work))
         pause_s = claim.wait_ms / 1000 if soon else min(linger_s, _BETWEEN_S) if work.between else linger_s
         if pause_s <= 0:  # which the server takes for no end
-            return True, True
-        try:
-            waited = not self.station.redis.blpop([work.ledger.bell_key], timeout=pause_s)
-        except AWAY:
-            waited = False  # asked again, that bears it
-        return waited, waited and not soon
+            return claim, True
+        claim = self._next(work, want, [], True, 0.0, most_items=most_items, wait_s=pause_s)
+        if claim.chunks or claim.ended or claim.lost:
+            return claim, False
+        return claim, time.monotonic() >= self._end or not (claim.rang or soon)
 
     def _may_wait(self, work: Work) -> bool:
         """Whether no ticket waits for this slot."""
@@ -234,7 +246,7 @@ class Slot:
 
     def _next(
         self, work: Work, want: int, completions: list[Completion], waited: bool, busy_s: float,
-        *, known: int = 0, most_items: int = 0,
+        *, known: int = 0, most_items: int = 0, wait_s: float = 0.0,
     ) -> Claim:  # fmt: skip
         """Complete and claim; again and again where the server is away, so that what is done is not done anew.
 
@@ -246,7 +258,7 @@ class Slot:
                 self.ticket, self.nonce, station.lease_ms, want,
                 completions=completions, waited=waited, busy_us=int(busy_s * 1e6),
                 downstream_cap=station.registry.slots(work.down_celery) if work.down_celery else 0, known=known,
-                most_items=most_items if want > 1 else 0,
+                most_items=most_items if want > 1 else 0, wait_s=wait_s,
             )
         )  # fmt: skip
 
@@ -370,13 +382,14 @@ class Slot:
         where = (station.sealer, ledger.job, ledger.name, chunk)
         self.origins = None
         try:
-            try:
-                if work.flow:
-                    items, failed, self.origins = open_traced(*where)
-                else:
-                    return open_items(*where), {}
-            except NotDeserializable:
-                items, failed = open_each(*where)
+            with starters.loading(work.starter):
+                try:
+                    if work.flow:
+                        items, failed, self.origins = open_traced(*where)
+                    else:
+                        return open_items(*where), {}
+                except NotDeserializable:
+                    items, failed = open_each(*where)
             return items, {at: pack_error(error, station.sealer.keyed) for at, error in failed.items()}
         except (BadEnvelope, NotDeserializable) as error:
             if isinstance(error, BadEnvelope):
@@ -418,7 +431,7 @@ class Slot:
         keyed = self.station.sealer.keyed
         function: Any = work.function
         if work.style == CALL:
-            function = self._call
+            function = partial(self._call, work.starter)
         elif work.style == STAR:
             plain = function
 
@@ -488,9 +501,9 @@ class Slot:
 
         return limited
 
-    def _call(self, item: tuple[Any, Any, dict[str, Any], Any]) -> Any:
+    def _call(self, starter: Starter | None, item: tuple[Any, Any, dict[str, Any], Any]) -> Any:
         wire, args, kwargs, _ = item
-        result = self.station.load(wire)(*args, **kwargs)
+        result = self.station.load(wire, starter)(*args, **kwargs)
         return finish(result) if inspect.iscoroutine(result) else result
 
     def pack(

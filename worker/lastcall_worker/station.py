@@ -27,17 +27,17 @@ from lastcall.payload import CALL, STARTED
 from lastcall.place import taken as taken_place
 from lastcall.policy import Policy
 from lastcall.registry import Registry
+from lastcall.starter import Starter
 from lastcall.state import keys
 from lastcall.state.ledger import Ledger
 from lastcall.state.records import MADE, split
 from lastcall.tickets import TicketSender
 from lastcall.waiting import AWAY
-from lastcall_worker import celerytask, limits
+from lastcall_worker import celerytask, limits, starters
 from lastcall_worker.events import TaskEvents
 from lastcall_worker.store import STORE
 
 if TYPE_CHECKING:
-    from lastcall.queue import Starter
     from lastcall.settings import Settings
 
 T = TypeVar("T")
@@ -130,12 +130,13 @@ class Station:
             elif style != CALL or name.endswith(STARTED):
                 wire = self.sealer.open(meta["function"], ledger.job, ledger.name, "function")
                 if name.endswith(STARTED):
-                    *wire, starter = wire
+                    *wire, asked = wire
+                    starter = Starter(*asked)
                 if style == MANY:
                     *wire, folds = wire
                     fold = functions.load(folds, self.node, self.sealer.keyed) if folds is not None else None
                 if style != CALL:  # each call brings its own
-                    function = self._load(wire)
+                    function = self._load(wire, starter)
                 name = wire[1]
         except LastcallError as why:
             if isinstance(why, BadEnvelope):
@@ -168,14 +169,14 @@ class Station:
             _, gone = self._works.popitem(last=False)
             self._works_size -= gone.size
 
-    def load(self, wire: Sequence[Any]) -> Callable[..., Any]:
+    def load(self, wire: Sequence[Any], starter: Starter | None = None) -> Callable[..., Any]:
         """A call's function. Raises FunctionNotImportable, FunctionNotAllowed."""
         if len(wire[2]) > _LARGE_BYTES:  # it holds much: to be let go of, and no other call's to write into
-            return self._load(wire)
-        key = tuple(wire)
+            return self._load(wire, starter)
+        key = (starters.space_of(starter), *wire)
         function = self._functions.get(key)
         if function is None:
-            function = self._load(wire)
+            function = self._load(wire, starter)
             if len(self._functions) > _MOST_KEPT:
                 self._functions.clear()
             self._functions[key] = function
@@ -201,10 +202,11 @@ class Station:
             raise BadEnvelope("a large argument that lies beside it is not what was put there: it was changed", (job,))
         return data
 
-    def _load(self, wire: Sequence[Any]) -> Callable[..., Any]:
+    def _load(self, wire: Sequence[Any], starter: Starter | None) -> Callable[..., Any]:
         if wire[0] == KIND:
             return celerytask.load(self.app, wire, self.node, self.sealer.keyed)
-        return functions.load(wire, self.node, self.sealer.keyed)
+        with starters.loading(starter):
+            return functions.load(wire, self.node, self.sealer.keyed)
 
     def served(self) -> Sequence[str]:
         """The Celery queues that this worker serves."""

@@ -26,10 +26,15 @@ _ENTRIES: Final = 100
 
 @contextmanager
 def heeding_cancel() -> Iterator[None]:
-    """Raise a cancellation that comes within, also one that redis-py takes for a timeout of its own."""
+    """Raise a cancellation that comes within, also one that redis-py takes for a timeout of its own, or loses."""
     task = asyncio.current_task()
     before = task.cancelling() if task is not None else 0
-    yield
+    try:
+        yield
+    except Exception as error:
+        if task is not None and task.cancelling() > before:
+            raise asyncio.CancelledError from error
+        raise
     if task is not None and task.cancelling() > before:
         raise asyncio.CancelledError
 
@@ -88,7 +93,8 @@ class Announcements:
             return
         pubsub = self._redis.pubsub(ignore_subscribe_messages=True)
         try:
-            await pubsub.subscribe(*self._channels)
+            with heeding_cancel():
+                await pubsub.subscribe(*self._channels)
         except (RedisError, OSError):
             await pubsub.aclose()
         except BaseException:
@@ -97,19 +103,20 @@ class Announcements:
         else:
             self._pubsub = pubsub
 
-    async def heard(self, wait_s: float) -> None:
-        """Wait for something."""
+    async def heard(self, wait_s: float) -> bool:
+        """Wait for something; whether it came."""
         try:
             if self._pubsub is not None:
                 with heeding_cancel():
-                    await self._pubsub.get_message(timeout=max(wait_s, 0.001))
-                return
+                    return await self._pubsub.get_message(timeout=max(wait_s, 0.001)) is not None
         except (RedisError, OSError):
             await self.close()
         await asyncio.sleep(min(wait_s, _AGAIN_S))
         await self.listen()
+        return False
 
     async def close(self) -> None:
         pubsub, self._pubsub = self._pubsub, None
         if pubsub is not None:
-            await pubsub.aclose()
+            with heeding_cancel():
+                await pubsub.aclose()

@@ -113,15 +113,7 @@ class AsyncCalls:
 
     def _tell(self) -> None:
         while self._news:
-            future, answer = self._news[0]
-            if future.done():
-                pass
-            elif answer.cancelled():
-                future.cancel()
-            elif (error := Future.exception(answer)) is None:
-                future.set_result(Future.result(answer))
-            else:
-                future.set_exception(raisable(error))
+            _settle(*self._news[0])
             # Not removed before it is done: who comes meanwhile knows by it that this goes on.
             self._news.popleft()
 
@@ -158,3 +150,31 @@ class AsyncCalls:
             while not future.done():
                 await asyncio.wait([future], timeout=HELP_S)
                 waiting.help()
+
+
+def awaited(answer: Answer, link: Link) -> asyncio.Future[Any]:
+    """A call's answer, to be awaited; where that is cancelled, the call is taken back if no slot has it."""
+    future: asyncio.Future[Any] = link.loop.create_future()
+
+    def settled(_: Future[Any]) -> None:  # in the thread that has it
+        with contextlib.suppress(RuntimeError):  # the loop is closed: nobody waits
+            link.loop.call_soon_threadsafe(_settle, future, answer)
+
+    def done(_: asyncio.Future[Any]) -> None:
+        if future.cancelled() and not answer.done():
+            link.threads.aside(answer.cancel)
+
+    future.add_done_callback(done)
+    answer.add_done_callback(settled)
+    return future
+
+
+def _settle(future: asyncio.Future[Any], answer: Future[Any]) -> None:
+    if future.done():
+        return
+    if answer.cancelled():
+        future.cancel()
+    elif (error := Future.exception(answer)) is None:
+        future.set_result(Future.result(answer))
+    else:
+        future.set_exception(raisable(error))

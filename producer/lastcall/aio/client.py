@@ -5,20 +5,23 @@ from __future__ import annotations
 import asyncio
 import uuid
 from collections.abc import AsyncIterable, Callable, Coroutine, Iterable, Iterator
+from functools import partial
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, TypeVar, overload
 
+from lastcall.aio import calls
 from lastcall.aio.calls import AsyncCalls
 from lastcall.aio.flowjob import AsyncFlowJob
 from lastcall.aio.job import AsyncJob
-from lastcall.aio.link import Link, check_loop
-from lastcall.aio.lock import AsyncLock
+from lastcall.aio.link import Link
 from lastcall.aio.map import AsyncMapResults, _Steps
+from lastcall.aio.misuse import Awaited, awaited
+from lastcall.aio.named import AsyncNamed
 from lastcall.aio.queue import AsyncQueue
+from lastcall.aio.queues import AsyncJoinableQueue, AsyncPlainQueue
 from lastcall.aio.source import Source
 from lastcall.aio.threads import Threads
 from lastcall.celerytask import workers_of
-from lastcall.checks import natural
 from lastcall.client import Client
 from lastcall.coroutine import is_async
 from lastcall.errors import ClientClosed, ConfigError
@@ -26,9 +29,11 @@ from lastcall.flowjob import FlowJob
 from lastcall.job import Job
 from lastcall.plan import AUTO, SERIAL
 from lastcall.policy import RetryOn, told
-from lastcall.shared.lock import Lock, Semaphore
+from lastcall.queues import JoinableQueue, Queue
 
 if TYPE_CHECKING:
+    from lastcall.aio.thing import Opened
+    from lastcall.connection import Connection
     from lastcall.flow import Flow, Stage
     from lastcall.registry import WorkerInfo
     from lastcall.state.records import Status
@@ -36,7 +41,7 @@ if TYPE_CHECKING:
 T = TypeVar("T")
 
 
-class AsyncClient:
+class AsyncClient(Awaited, AsyncNamed):
     """A Client whose calls are awaited: same arguments, same errors. Of one event loop.
 
     It connects (without a server's URL: starts a private one) when it is first used, or its block is entered.
@@ -48,7 +53,7 @@ class AsyncClient:
         self._arguments = (url, key), {"slots": slots, **options}
         self._threads = Threads()
         self._opening: asyncio.Task[tuple[Client, Link]] | None = None
-        self._loop: asyncio.AbstractEventLoop | None = None
+        self._links: dict[Connection, Link] = {}
         self._calls: dict[tuple[str, bool], AsyncCalls] = {}
         self._closed = False
 
@@ -96,6 +101,18 @@ class AsyncClient:
             calls = self._calls[kind] = AsyncCalls(*kind, self._open)
         return calls.submit(function, args, kwargs)
 
+    async def submit_telling(
+        self, notify: str, function: Callable[..., Any], /, *args: Any, **kwargs: Any
+    ) -> asyncio.Future[Any]:
+        """submit(), of which a worker tells the URL `notify` when it has ended, though this process may be gone.
+
+        The call is on the server when this gives its future, `await (await client.submit_telling(...))`. Raises what
+        Client.submit_telling() does.
+        """
+        client, link = await self._open()
+        answer: Any = await self._threads.take(partial(client.submit_telling, notify, function, *args, **kwargs))
+        return calls.awaited(answer, link)
+
     def map(
         self, function: Callable[..., Any], *iterables: Iterable[Any] | AsyncIterable[Any], ordered: bool = True,
         chunksize: int | None = None, workers: str | None = None, max_workers: int | None = None,
@@ -120,6 +137,7 @@ class AsyncClient:
 
         return AsyncMapResults(self._linked, make, iterables, named, timeout)
 
+    @awaited
     async def queue(
         self, name: str, function: Callable[..., Any] | None = None, *, into: AsyncQueue[Any] | None = None,
         **options: Any,
@@ -130,6 +148,25 @@ class AsyncClient:
         queue = await self._threads.take(lambda: client.queue(name, function, into=downstream, **options))
         return AsyncQueue(link, queue)
 
+    @awaited
+    async def plain_queue(
+        self, maxsize: int = 0, *, name: str | None = None, reopen: bool = False
+    ) -> AsyncPlainQueue[Any]:
+        """lastcall.Queue(maxsize, name=name, reopen=reopen), awaited."""
+        client, link = await self._open()
+        make = partial(Queue, maxsize, name=name, client=client, reopen=reopen)
+        return AsyncPlainQueue(link, await self._threads.take(make))
+
+    @awaited
+    async def joinable_queue(
+        self, maxsize: int = 0, *, name: str | None = None, reopen: bool = False
+    ) -> AsyncJoinableQueue[Any]:
+        """lastcall.JoinableQueue(maxsize, name=name, reopen=reopen), awaited."""
+        client, link = await self._open()
+        make = partial(JoinableQueue, maxsize, name=name, client=client, reopen=reopen)
+        return AsyncJoinableQueue(link, await self._threads.take(make))
+
+    @awaited
     async def run(
         self, flow: Flow | Stage | Callable[..., Any], items: Iterable[Any] | AsyncIterable[Any] | None = None, *,
         mode: str = AUTO, **options: Any,
@@ -159,21 +196,11 @@ class AsyncClient:
             source.begin()
         return AsyncFlowJob(link, made, source)
 
+    @awaited
     async def job(self, job: str) -> AsyncJob:
         """A job by its id. Its methods raise UnknownJob if there is none."""
         link = await self._linked()
         return AsyncJob(link, Job(link.connection, job))
-
-    def lock(self, name: str) -> AsyncLock:
-        """asyncio.Lock, for all programs on this server that say the same name, Client.lock() among them."""
-        self._check()
-        return AsyncLock(self._linked, Lock, name)
-
-    def semaphore(self, name: str, value: int = 1) -> AsyncLock:
-        """asyncio.Semaphore, likewise."""
-        self._check()
-        natural("value", value)
-        return AsyncLock(self._linked, Semaphore, name, value)
 
     async def status(self) -> list[Status]:
         """One moment of every queue that has not ended."""
@@ -189,6 +216,7 @@ class AsyncClient:
         """Wait for calls that are out (or, wait=False, cancel them), and let go of everything."""
         if self._closed:
             return
+        self._threads.check()
         self._closed = True
         try:
             while wait and (out := [future for calls in self._calls.values() for future in calls.out]):
@@ -197,14 +225,18 @@ class AsyncClient:
             wait = False
             raise
         finally:
-            if self._opening is not None:
-                opening = self._opening
-                await asyncio.wait([opening])
-                if not opening.cancelled() and opening.exception() is None:
-                    client, link = opening.result()
-                    await self._threads.take(lambda: client.close(wait=wait))
-                    await link.bells.close()
-            await self._threads.rest()
+            try:
+                if self._opening is not None:
+                    opening = self._opening
+                    await asyncio.wait([opening])
+                    if not opening.cancelled() and opening.exception() is None:
+                        client, _ = opening.result()
+                        await self._threads.give(lambda: client.close(wait=wait))
+            finally:
+                self._threads.closed = True
+                for link in self._links.values():
+                    await link.close()
+                await self._threads.rest()
 
     async def _open(self) -> tuple[Client, Link]:
         self._check(closing=True)
@@ -218,9 +250,18 @@ class AsyncClient:
     async def _connect(self) -> tuple[Client, Link]:
         places, options = self._arguments
         client = await self._threads.take(lambda: Client(*places, **options), undo=Client.close)
-        return client, Link(client._connection, self._threads)
+        return client, self._link_of(client._connection)
+
+    def _link_of(self, connection: Connection) -> Link:
+        if connection not in self._links:
+            self._links[connection] = Link(connection, self._threads)
+        return self._links[connection]
+
+    def _opener(self) -> Opened:
+        self._check()
+        return self._linked
 
     def _check(self, *, closing: bool = False) -> None:
-        self._loop = check_loop(self._loop)
+        self._threads.check()
         if self._closed and not closing:
             raise ClientClosed

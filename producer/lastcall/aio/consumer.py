@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from types import TracebackType
 from typing import TYPE_CHECKING, Generic, TypeVar
 
 from lastcall.aio.helping import Waiting
+from lastcall.aio.misuse import Awaited
 from lastcall.consumer import Consumer
 from lastcall.errors import Empty
 from lastcall.waiting import AWAY, Deadline
@@ -26,6 +28,8 @@ class _Claiming(Consumer[T]):
         """Complete what is in hand, take what is ready. False if the queue has ended. Raises what get() raises."""
         try:
             self._claim()
+            if not self._items:
+                self._check_beside()
         except StopIteration:
             return False
         except AWAY as error:
@@ -34,15 +38,15 @@ class _Claiming(Consumer[T]):
             self._outage.over()
         return True
 
-    def pop(self) -> list[T]:
-        """The next item in hand, if there is one."""
-        if self._at >= len(self._items) or self._lost or self._closed:
-            return []
-        self._at += 1
-        return [self._items[self._at - 1]]
+    @property
+    def has_next(self) -> bool:
+        """Whether there is an item in hand that was not handed out."""
+        return self._at < len(self._items) and not self._lost and not self._closed
 
-    def waited(self, *, rung: bool) -> None:
-        self._waited = not rung
+    def pop(self) -> T:
+        """The next item in hand."""
+        self._at += 1
+        return self._items[self._at - 1]
 
     def undo(self) -> None:
         """The last item that was popped is not done."""
@@ -53,7 +57,7 @@ class _Claiming(Consumer[T]):
         return self._outage.describe(self._ledger)
 
 
-class AsyncConsumer(Generic[T]):
+class AsyncConsumer(Awaited, Generic[T]):
     """A queue's items, shared with the other consumers, until the queue has ended; made by queue.consumer(), or by a
     loop over the queue.
 
@@ -61,9 +65,14 @@ class AsyncConsumer(Generic[T]):
     an exception, a cancellation among them. Of one task.
     """
 
-    def __init__(self, link: Link, ledger: Ledger, *, of_loop: bool = False) -> None:
+    def __init__(
+        self, link: Link, ledger: Ledger, *, of_loop: bool = False, beside: Callable[[], int] | None = None,
+        explicit: bool = False,
+    ) -> None:  # fmt: skip
+        # explicit: what was handed out is done when done() says so alone.
+        self._explicit = explicit
         self._link, self._ledger, self._of_loop = link, ledger, of_loop
-        self._consumer: _Claiming[T] = _Claiming(link.connection, ledger)
+        self._consumer: _Claiming[T] = _Claiming(link.connection, ledger, beside=beside)
         self._closed = False
 
     def __aiter__(self) -> AsyncConsumer[T]:
@@ -87,21 +96,25 @@ class AsyncConsumer(Generic[T]):
         Where it is cancelled nothing is lost: what was claimed meanwhile is what the next get() gives, or goes back
         when the consumer is closed.
         """
+        await self._have(timeout)
+        return self._consumer.pop()
+
+    async def _have(self, timeout: float | None) -> None:
+        """Have the next item in hand. Raises what get() does."""
         consumer, link, deadline = self._consumer, self._link, Deadline(timeout)
-        if got := consumer.pop():
-            return got[0]
+        if consumer.has_next:
+            return
         with Waiting(self._ledger) as waiting:
             while not self._closed:
                 if not await link.threads.take(consumer.claim, deadline.left(_BELL_S)):
                     break
-                if got := consumer.pop():
-                    return got[0]
+                if consumer.has_next:
+                    return
                 if deadline.passed:
                     what = await link.threads.ask(consumer.describe)
                     raise Empty(self._ledger.shown, deadline.waited_s, what)
                 waiting.help()
-                rung = await link.bells.rung(self._ledger.bell_key, waiting.most(deadline.left(_BELL_S)))
-                consumer.waited(rung=rung)
+                await link.bells.rung(self._ledger.bell_key, waiting.most(deadline.left(_BELL_S)))
         raise StopAsyncIteration
 
     async def done(self) -> None:
@@ -112,7 +125,21 @@ class AsyncConsumer(Generic[T]):
         """Give back what was not handed out, and let go of the ticket. May be called again."""
         if not self._closed:
             self._closed = True
-            await self._link.threads.take(self._consumer.close)
+            await self._link.threads.give(self._close)
+
+    def _let_go(self) -> None:
+        """aclose(), which nobody waits for."""
+        if not self._closed:
+            self._closed = True
+            self._link.drop(self._close)
+
+    def _close(self) -> None:
+        self._consumer.close(failed=self._explicit)
+
+    @property
+    def _over(self) -> bool:
+        """Whether it was closed, or has come to the queue's end, or lost its ticket."""
+        return self._closed or self._consumer.closed
 
     async def __aenter__(self) -> AsyncConsumer[T]:
         return self
@@ -127,5 +154,4 @@ class AsyncConsumer(Generic[T]):
     def __del__(self) -> None:
         # A loop that was left, or cancelled. Half made, it holds nothing.
         if not getattr(self, "_closed", True):
-            self._closed = True
-            self._link.threads.aside(self._consumer.close)
+            self._let_go()

@@ -5,11 +5,11 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import itertools
-from collections.abc import Sequence
+from collections.abc import AsyncIterator, Sequence
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Final
 
-from lastcall.aio.ends import wait_for_end
+from lastcall.aio.announced import wait_for_end
 from lastcall.aio.helping import Waiting
 from lastcall.aio.job import AsyncJob
 from lastcall.aio.results import AsyncResults, FedReader
@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from lastcall.aio.link import Link
     from lastcall.aio.source import Source
     from lastcall.flowjob import FlowJob
+    from lastcall.letters import DeadLetter
     from lastcall.results import Entry
     from lastcall.state.records import Status
 
@@ -54,7 +55,7 @@ class AsyncFlowJob(AsyncJob):
         flow = getattr(self, "_flow", None)
         if flow is None or flow._kept:
             return
-        self._link.threads.aside(flow.close)
+        self._link.drop(flow.close)
         if self._source is not None and not flow._detached:
             with contextlib.suppress(RuntimeError):  # the loop is closed
                 self._link.loop.call_soon_threadsafe(self._source.close)
@@ -62,7 +63,7 @@ class AsyncFlowJob(AsyncJob):
     async def aclose(self) -> None:
         """Let go of it: what has not ended is cancelled, unless detach() was called. May be called again."""
         detached = self._flow._detached
-        await self._link.threads.take(self._flow.close)
+        await self._link.threads.give(self._flow.close)
         if self._source is not None and not detached:
             self._source.close()
 
@@ -113,6 +114,12 @@ class AsyncFlowJob(AsyncJob):
             await self._link.threads.ask(flow._check_read)
             await asyncio.sleep(deadline.left(0.05))
         return flow.detach(0.001)
+
+    async def dead_letters(self) -> AsyncIterator[DeadLetter]:
+        """The items of all its queues that were given up on, the first queue's first."""
+        for queue in await self.queues():
+            async for letter in queue.dead_letters():
+                yield letter
 
     async def _look_for_errors(self, deadline: Deadline) -> None:
         """Read over results as they come, which stay where they are; raise the first error that is one."""

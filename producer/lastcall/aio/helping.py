@@ -14,6 +14,7 @@ import time
 from types import TracebackType
 from typing import TYPE_CHECKING, Final
 
+from lastcall.announced import Announced
 from lastcall.current import HELP_S, help_with, running
 
 if TYPE_CHECKING:
@@ -47,10 +48,13 @@ _helpers = _Helpers()
 
 
 class Waiting:
-    """A wait for a queue, as a context manager. Outside of a worker's function it does nothing."""
+    """A wait for a queue, or for what is announced, as a context manager. Outside of a worker's function it does
+    nothing."""
 
-    def __init__(self, ledger: Ledger) -> None:
-        self._ledger = ledger
+    def __init__(self, awaited: Ledger | Announced) -> None:
+        self._awaited = awaited
+        self._what = awaited.what if isinstance(awaited, Announced) else f"queue {awaited.shown}"
+        self._began = time.monotonic()
         self._over = False
         self._helps = running.get() is not None
         self._helping = False
@@ -74,10 +78,15 @@ class Waiting:
 
     def _run(self) -> None:
         try:
-            while not self._over and help_with(self._ledger):
+            while not self._over and self._help():
                 pass
         except Exception as error:  # who waits goes on waiting, and is told what else there is to tell
-            _log.warning("queue %s: a coroutine that waits for it is not helped: %s", self._ledger.shown, error)
+            _log.warning("%s: a coroutine that waits for it is not helped: %s", self._what, error)
         finally:
             self._helping = False
             _helpers.one_less()
+
+    def _help(self) -> bool:
+        if isinstance(self._awaited, Announced):
+            return self._awaited.help(time.monotonic() - self._began)
+        return help_with(self._awaited)

@@ -1,54 +1,52 @@
-"""AsyncLock: a lock, or a semaphore's permit, between machines, awaited."""
+"""AsyncLock, AsyncRLock, AsyncSemaphore: locks, and a semaphore's permits, between machines, awaited."""
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable
+import asyncio
+from collections.abc import Callable
 from types import TracebackType
 from typing import TYPE_CHECKING, Final
 
-from lastcall.checks import plain_name
+from lastcall.aio.thing import AsyncThing, Opened
 from lastcall.errors import HoldLost, NotHeld
-from lastcall.shared.lock import _timeout
+from lastcall.shared.lock import Semaphore, _timeout
 from lastcall.shared.permits import Held, Seeking
-from lastcall.waiting import AWAY, Outage, unreachable
+from lastcall.waiting import AWAY, Outage
 
 if TYPE_CHECKING:
-    from lastcall.aio.link import Link
-    from lastcall.shared.lock import Semaphore
+    from lastcall.connection import Connection
 
 _AWAY_S: Final = 0.2
 
 
-class AsyncLock:
-    """asyncio.Lock, or Semaphore, between machines; made by client.lock() and client.semaphore().
+class AsyncSemaphore(AsyncThing[Semaphore]):
+    """asyncio.Semaphore, between machines; made by client.semaphore().
 
-    What it takes is a lease: see lastcall.shared.Semaphore. release() gives back what was taken by this object; tasks
-    of one loop may share it.
+    What it takes is a lease: see lastcall.shared.Semaphore. release() gives back what was taken by this object, which
+    tasks of one loop may share.
     """
 
-    def __init__(self, opened: Callable[[], Awaitable[Link]], kind: type[Semaphore], name: str, *options: int) -> None:
-        plain_name("name", name)
-        self._opened = opened
-        self._kind, self.name, self._options = kind, name, options
-        self._held: list[tuple[Semaphore, Held]] = []
+    _kind = "semaphore"
 
-    def __repr__(self) -> str:
-        return f"<AsyncLock {self.name}>"
+    def __init__(self, opened: Opened, name: str, make: Callable[[Connection], Semaphore]) -> None:
+        super().__init__(opened, name, make)
+        self._held: list[tuple[Held, object]] = []  # and who has it
 
-    async def acquire(self, timeout: float | None = None) -> bool:
-        """Take it. False at the timeout, in seconds (None: none). Where it is cancelled, nothing is held.
+    async def acquire(self, blocking: bool = True, timeout: float | None = None) -> bool:
+        """Take it. False at the timeout, in seconds (None, -1: none), or if it is not free and blocking is false. Where
+        it is cancelled, nothing is held.
 
         In a coroutine on a worker, without a timeout: raises WaitTimeout, which says who has it, where that has not
         changed for worker_wait_s (60 s).
         """
-        timeout_s = _timeout(True, timeout)
-        link = await self._opened()
-        thing = self._kind(link.connection, self.name, *self._options)
-        seeking, outage = Seeking(thing, timeout_s, owner=(0, self)), Outage(link.connection)
+        timeout_s = _timeout(blocking, timeout)
+        link, thing = await self._at()
+        owner = self._owner()
+        seeking, outage = Seeking(thing, timeout_s, owner=(id(owner), owner)), Outage(link.connection)
 
         def look() -> Held | float:
             try:
-                found = seeking.look(waits=not passed)
+                found = seeking.look(waits=waits)
             except AWAY as error:
                 outage.bear(error, seeking.deadline.left(_AWAY_S))
                 return 0.001
@@ -57,31 +55,28 @@ class AsyncLock:
 
         def undo(found: Held | float) -> None:
             if isinstance(found, Held):
-                link.connection.permits.give(thing, found)
+                thing._give(found)
 
         while True:
-            passed = seeking.deadline.passed
+            waits = blocking and not seeking.deadline.passed
             found = await link.threads.take(look, undo=undo)
             if isinstance(found, Held):
-                self._held.append((thing, found))
+                self._held.append((found, owner))
                 return True
-            if passed:
+            if not waits:
                 return False
             await link.bells.rung(thing._key("bell"), found)
 
     async def release(self) -> None:
-        """Give it back. Raises NotHeld; HoldLost if it was lost before."""
-        thing, held = self._newest()
-        self._held.remove((thing, held))
-        link = await self._opened()
-
-        def give() -> None:
-            try:
-                link.connection.permits.give(thing, held)
-            except AWAY as error:
-                raise unreachable(link.connection, error) from error
-
-        await link.threads.take(give)
+        """Give it back: what was taken last. A semaphore of which nothing is held has a permit more then, others raise
+        NotHeld. Raises HoldLost if it was lost before."""
+        link, thing = await self._at()
+        held = self._newest()
+        if held is None:
+            await link.threads.take(thing._release_none)
+        else:
+            self._held = [one for one in self._held if one[0] is not held]
+            await link.threads.give(thing._give, held)
 
     async def __aenter__(self) -> bool:
         return await self.acquire()
@@ -98,9 +93,68 @@ class AsyncLock:
     @property
     def token(self) -> int:
         """Grows with every permit that is given out: see lastcall.shared.Semaphore. Raises NotHeld."""
-        return self._newest()[1].token
+        return self._mine().token
 
-    def _newest(self) -> tuple[Semaphore, Held]:
-        if not self._held:
-            raise NotHeld(self._kind.kind, self.name)
-        return self._held[-1]
+    async def check(self) -> None:
+        """Ask the server whether it is still held. Raises HoldLost, NotHeld."""
+        held = self._mine()
+        await self._ask(lambda thing: thing._check(held))
+
+    async def holders(self) -> list[str]:
+        """Who holds it, in words."""
+        return await self._ask(Semaphore.holders)
+
+    async def locked(self) -> bool:
+        """Whether it is held (a semaphore: by anybody)."""
+        return await self._ask(Semaphore.locked)
+
+    def _owner(self) -> object:
+        """Who takes it and gives it back: whoever has this object."""
+        return self
+
+    def _newest(self) -> Held | None:
+        owner = self._owner()
+        return next((held for held, by in reversed(self._held) if by is owner), None)
+
+    def _mine(self) -> Held:
+        held = self._newest()
+        if held is None:
+            raise NotHeld(self._kind, self.name)
+        return held
+
+
+class AsyncLock(AsyncSemaphore):
+    """asyncio.Lock, between machines; made by client.lock(). Otherwise as AsyncSemaphore."""
+
+    _kind = "lock"
+
+
+class AsyncRLock(AsyncLock):
+    """A lock that the task which has it may take again, and gives back as often; made by client.rlock().
+
+    Raises HoldLost when taken again after it was lost.
+    """
+
+    _kind = "reentrant lock"
+
+    async def acquire(self, blocking: bool = True, timeout: float | None = None) -> bool:
+        """Take it, once more where this task has it: see AsyncSemaphore.acquire()."""
+        held = self._newest()
+        if held is None:
+            return await super().acquire(blocking, timeout)
+        _timeout(blocking, timeout)
+        if held.lost:
+            raise HoldLost(self._kind, self.name, held.token)
+        held.times += 1
+        return True
+
+    async def release(self) -> None:
+        """Give it back, once. Raises NotHeld where this task does not have it."""
+        held = self._mine()
+        if held.times > 1:
+            held.times -= 1
+        else:
+            await super().release()
+
+    def _owner(self) -> object:
+        return asyncio.current_task()

@@ -9,6 +9,7 @@ from collections.abc import AsyncGenerator, AsyncIterable, AsyncIterator, Callab
 from typing import TYPE_CHECKING, Any
 
 from lastcall.aio.helping import Waiting
+from lastcall.aio.misuse import Awaited
 from lastcall.aio.raising import raisable
 from lastcall.aio.results import FedReader
 from lastcall.aio.turn import Turn
@@ -100,7 +101,7 @@ class _Steps(_Map):
         return self._feed.starved
 
 
-class AsyncMapResults(AsyncIterator[Any]):
+class AsyncMapResults(Awaited, AsyncIterator[Any]):
     """The results of a map, in order or as they come; made by client.map().
 
     Begins when it is first asked for a result. What is left is cancelled when it is left, cancelled, closed, or no
@@ -154,12 +155,12 @@ class AsyncMapResults(AsyncIterator[Any]):
         self._stop()
         steps, self._steps = self._steps, None
         if steps is not None and self._link is not None:
-            await self._link.threads.take(lambda: steps.finish(cancel=True))
+            await self._link.threads.give(lambda: steps.finish(cancel=True))
 
     def __del__(self) -> None:
         steps, self._steps = getattr(self, "_steps", None), None
         if steps is not None and self._link is not None:
-            self._link.threads.aside(lambda: steps.finish(cancel=True))
+            self._link.drop(lambda: steps.finish(cancel=True))
             with contextlib.suppress(RuntimeError):  # the loop is closed
                 self._link.loop.call_soon_threadsafe(_cancel, self._feeder, self._reading)
 

@@ -9,6 +9,7 @@ from types import TracebackType
 from typing import TYPE_CHECKING, Any, Generic, TypeVar
 
 from lastcall.aio.helping import Waiting
+from lastcall.aio.misuse import Awaited
 from lastcall.aio.turn import Turn
 from lastcall.errors import Full, LastcallError, LeaseLost, WaitTimeout
 from lastcall.producer import Producer
@@ -162,7 +163,7 @@ class _Carried(Producer[T]):
         return full
 
 
-class AsyncProducer(Generic[T]):
+class AsyncProducer(Awaited, Generic[T]):
     """A live producer of a queue, while its `async with` block is not left; made by queue.producer().
 
     Leaving the block sends what was put and leaves the queue; leaving it by an exception, a cancellation among them,
@@ -207,6 +208,7 @@ class AsyncProducer(Generic[T]):
         Producer's put() raises.
         """
         producer = self._live
+        self._link.threads.check()
         dumped = producer.dump(item)
         if not producer.offer(dumped):
             await producer.offer_again(dumped, Deadline(timeout))
@@ -241,11 +243,11 @@ class AsyncProducer(Generic[T]):
             finally:
                 producer.stop()
         except BaseException as error:
-            await self._link.threads.take(producer.give_back, True)
+            await self._link.threads.give(producer.give_back, True)
             if not lost or not isinstance(error, LastcallError):
                 raise
         else:
-            await self._link.threads.take(producer.give_back, lost)
+            await self._link.threads.give(producer.give_back, lost)
 
     def _join(self, name: str | None, chunk_items: int | None) -> _Carried[T]:
         producer = self._queue.producer(name, chunk_items=chunk_items, kind=_Carried)

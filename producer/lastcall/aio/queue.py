@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import AsyncIterator
-from typing import TYPE_CHECKING, Generic, TypeVar
+from typing import TYPE_CHECKING, TypeVar
 
+from lastcall.aio.announced import wait_for_end
 from lastcall.aio.consumer import AsyncConsumer
-from lastcall.aio.ends import wait_for_end
 from lastcall.aio.producer import AsyncProducer
+from lastcall.aio.putget import AsyncPutGet
 from lastcall.aio.results import AsyncResults
+from lastcall.errors import QueueFinished
 from lastcall.waiting import raise_for
 
 if TYPE_CHECKING:
@@ -20,19 +22,17 @@ if TYPE_CHECKING:
 T = TypeVar("T")
 
 
-class AsyncQueue(Generic[T]):
-    """A queue in Redis; made by `await client.queue()`.
+class AsyncQueue(AsyncPutGet[T]):
+    """A queue in Redis; made by `await client.queue()`. Besides queue.Queue's methods there are producers' leases, and
+    consumers, by hand.
 
     queue: the same handle for programs without an event loop, which may be pickled and used anywhere.
     """
 
     def __init__(self, link: Link, queue: StatusableQueue[T]) -> None:
-        self._link, self.queue = link, queue
-        self.name, self.job, self.workers = queue.name, queue.job, queue.workers
-        self.maxsize, self.function_name = queue.maxsize, queue.function_name
-
-    def __repr__(self) -> str:
-        return f"<AsyncQueue {self.queue._ledger.shown}>"
+        super().__init__(link, queue)
+        self.queue = queue
+        self.job, self.workers, self.function_name = queue.job, queue.workers, queue.function_name
 
     # Putting
 
@@ -63,6 +63,21 @@ class AsyncQueue(Generic[T]):
         self.queue.consumer()  # which says what is wrong
         return AsyncConsumer(self._link, self.queue._ledger, of_loop=of_loop)
 
+    async def finished(self, timeout: float | None = None) -> bool:
+        """Whether this task will get no item any more; if not, one is in its hand for get(): see
+        StatusableQueue.finished()."""
+        try:
+            await self._to_read().get(timeout, take=False)
+        except QueueFinished:
+            return True
+        return False
+
+    async def task_done(self) -> None:
+        """The item that this task got last is done: it says so itself when it gets the next. Raises ValueError if it
+        has got none since."""
+        if not await self._hands.done():
+            raise ValueError("task_done() called too many times: this task has got no item that is not done")
+
     def results(self, *, timeout: float | None = None, cursor: str = "") -> AsyncResults:
         """What the function returned, as it comes, until the queue has ended: see StatusableQueue.results()."""
         return self._results(timeout=timeout, cursor=cursor, ordered=False)
@@ -82,6 +97,8 @@ class AsyncQueue(Generic[T]):
 
     async def join(self, timeout: float | None = None) -> Status:
         """Until the queue is drained. timeout: seconds. Raises what went wrong: see StatusableQueue.join()."""
+        if self._own_hands is not None:
+            await self._own_hands.leave()  # who waits for that puts nothing more, nor does it hold up itself
         (status,) = await wait_for_end(self._link, [self.queue._ledger], timeout)
         raise_for(status)
         return status

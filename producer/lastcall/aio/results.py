@@ -8,6 +8,7 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 from lastcall.aio.helping import Waiting
+from lastcall.aio.misuse import Awaited
 from lastcall.aio.raising import raisable
 from lastcall.aio.turn import Turn
 from lastcall.errors import WaitTimeout
@@ -55,7 +56,7 @@ class FedReader(Reader):
         return reply
 
 
-class AsyncResults:
+class AsyncResults(Awaited):
     """Results as they come; made by queue.results().
 
     cursor: where another reader would go on, queue.results(cursor=cursor).

@@ -139,7 +139,7 @@ def command(
     except Told as told_to:
         code = 128 + told_to.number
         again = ": the same command goes on from there" if journal.resumable else ""
-        click.echo(f"interrupted: {journal.done:,} items are done{again}", err=True)
+        click.echo(f"interrupted: {_told(journal.done)}{again}", err=True)
     finally:
         journal.close()
     sys.exit(code)
@@ -219,9 +219,13 @@ def _signals() -> Iterator[None]:
             signal.signal(number, handler)
 
 
+def _told(done: int) -> str:
+    return "1 item is done" if done == 1 else f"{done:,} items are done"
+
+
 def _summary(journal: Journal, function: str, quiet: bool) -> Exit:
     if not quiet:
-        text = f"{function}: {journal.done:,} items are done"
+        text = f"{function}: {_told(journal.done)}"
         if journal.failed:
             text += f", {journal.failed:,} of them failed"
             text += ": --retry-errors tries them again" if journal.resumable else ""
@@ -236,4 +240,4 @@ def _say_stopped(stopped: Stopped, journal: Journal) -> None:
     again = "the same command tries it again" if journal.resumable else "nothing is kept of a run to a pipe"
     if trace:
         click.echo(trace.strip(), err=True)
-    click.echo(f"{text}\nstopped, {journal.done:,} items are done: {again}; --on-error dead or yield goes on", err=True)
+    click.echo(f"{text}\nstopped, {_told(journal.done)}: {again}; --on-error dead or yield goes on", err=True)

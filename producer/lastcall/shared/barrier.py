@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+import contextlib
 import uuid
+from collections.abc import Iterator
 from threading import BrokenBarrierError
-from typing import TYPE_CHECKING, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar
 
+from lastcall.announced import Changed, block
 from lastcall.checks import positive
+from lastcall.errors import BlocksLoop
 from lastcall.shared.thing import Thing
 from lastcall.state.scripts import Code, script
-from lastcall.waiting import reaching
+from lastcall.waiting import AWAY, reaching
 
 if TYPE_CHECKING:
     from lastcall.connection import Connection
@@ -56,49 +60,82 @@ class Barrier(Thing):
         Raises threading.BrokenBarrierError at the timeout, which breaks it for all, and if it is or becomes broken, or
         is reset. A worker's function runs other work meanwhile, which may be another party.
         """
-        self._check_wait()  # before it has come: who leaves breaks the barrier
-        connection, party = self._connection, uuid.uuid4().hex
-        generation, number = b"", -1
-
-        def passed() -> bool:
-            nonlocal generation, number
-            code, *found = self._run(
-                script("arrive"), party, connection.lease_ms, self.parties, generation, asking=True
-            )  # fmt: skip
-            if code == Code.ENDED:
-                raise BrokenBarrierError(f"barrier {self.name} is broken, or was reset")
-            if code == Code.OK:
-                number = int(found[0])
-                return True
-            generation = found[0]
-            return False
-
-        connection.heart.keep(party.encode(), lambda: self._renew(party))
+        arrival = Arrival(self)
         try:
-            through = self._wait(passed, self._options[1] if timeout is None else timeout)
-        except BrokenBarrierError:
+            through = block(arrival, self._limit(timeout))
+        except (BrokenBarrierError, BlocksLoop):  # which comes before it has come here: it breaks nothing
             raise
         except BaseException:
-            self._run(script("disband"), "abort", party)
+            arrival.abort()
             raise
-        finally:
-            connection.heart.let_go(party.encode())
-        if not through:
-            code, *found = self._run(script("disband"), "abort", party)
-            if code == Code.OK:
-                raise BrokenBarrierError(f"barrier {self.name}: not all {self.parties} parties came in time")
-            number = int(found[0])
-        return number
+        return arrival.number if through else arrival.give_up()
 
-    @reaching
+    def _limit(self, timeout: float | None) -> float | None:
+        own: float | None = self._options[1]
+        return own if timeout is None else timeout
+
     def reset(self) -> None:
         """As it was at first. Those who wait get a BrokenBarrierError."""
-        self._run(script("disband"), "reset", "")
+        self._disband("reset", "")
 
-    @reaching
     def abort(self) -> None:
         """Break it: those who wait, or come, get a BrokenBarrierError until it is reset."""
-        self._run(script("disband"), "abort", "")
+        self._disband("abort", "")
 
-    def _renew(self, party: str) -> None:
-        self._run(script("keep"), self._connection.lease_ms, party, asking=True)
+    @reaching
+    def _disband(self, how: str, party: str) -> list[Any]:
+        return self._run(script("disband"), how, party)
+
+
+class Arrival(Changed):
+    """One party that has come, and waits for the others. Its looks raise BrokenBarrierError. number: when it is
+    through."""
+
+    takes = True
+
+    def __init__(self, barrier: Barrier) -> None:
+        super().__init__(barrier, self._is_through, twin="await client.twin(barrier).wait()")
+        self.number = -1
+        self._barrier, self._party, self._generation = barrier, uuid.uuid4().hex, b""
+
+    def _is_through(self) -> bool:
+        barrier = self._barrier
+        code, *found = barrier._run(
+            script("arrive"), self._party, self.connection.lease_ms, barrier.parties, self._generation, asking=True
+        )  # fmt: skip
+        if code == Code.ENDED:
+            raise BrokenBarrierError(f"barrier {barrier.name} is broken, or was reset")
+        if code == Code.OK:
+            self.number = int(found[0])
+            return True
+        self._generation = found[0]
+        return False
+
+    @contextlib.contextmanager
+    def watching(self) -> Iterator[None]:
+        heart, party = self.connection.heart, self._party.encode()
+        heart.keep(party, self._renew)
+        try:
+            yield
+        finally:
+            heart.let_go(party)
+
+    def give_up(self) -> int:
+        """Its time is over: breaks the barrier, unless it was let through meanwhile."""
+        code, *found = self.abort()
+        if code == Code.OK:
+            parties = self._barrier.parties
+            raise BrokenBarrierError(f"barrier {self._barrier.name}: not all {parties} parties came in time")
+        return int(found[0])
+
+    def abort(self) -> list[Any]:
+        """Break the barrier, unless it was let through."""
+        return self._barrier._disband("abort", self._party)
+
+    def leave(self) -> None:
+        """As if it had not come. Where the server is away, its lease runs out."""
+        with contextlib.suppress(*AWAY):
+            self._barrier._run(script("letgo"), self._party, 0)
+
+    def _renew(self) -> None:
+        self._barrier._run(script("keep"), self.connection.lease_ms, self._party, asking=True)

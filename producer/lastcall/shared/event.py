@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import ClassVar
 
+from lastcall.announced import Changed, block
 from lastcall.shared.thing import Thing
 from lastcall.state.scripts import script
 from lastcall.waiting import reaching
@@ -32,4 +33,8 @@ class Event(Thing):
     @reaching
     def wait(self, timeout: float | None = None) -> bool:
         """Block until it is set; False at the timeout, in seconds. A worker's function runs other work meanwhile."""
-        return self._wait(lambda: bool(self._connection.asking.hget(self._key("meta"), "set") == b"1"), timeout)
+        return block(self._until_set(), timeout)
+
+    def _until_set(self) -> Changed:
+        redis, key = self._connection.asking, self._key("meta")
+        return Changed(self, lambda: bool(redis.hget(key, "set") == b"1"), twin="await client.twin(event).wait()")

@@ -27,6 +27,7 @@ class Semaphore(Thing):
     """
 
     kind: ClassVar[str] = "semaphore"
+    _twin: ClassVar[str] = "async with client.twin(semaphore)"
 
     def __init__(self, connection: Connection, name: str, value: int = 1) -> None:
         natural("value", value)
@@ -49,15 +50,15 @@ class Semaphore(Thing):
     def _take(self, blocking: bool, timeout: float | None) -> Held | None:
         return self._connection.permits.take(self, blocking=blocking, timeout=timeout)
 
-    @reaching
     def release(self) -> None:
         """Give a permit back. Raises HoldLost if it was lost before."""
         held = self._mine() or self._any()
         if held is None:
             self._release_none()
         else:
-            self._connection.permits.give(self, held)
+            self._give(held)
 
+    @reaching
     def _release_none(self) -> None:
         self._run(script("letgo"), "", self._permits)
 
@@ -76,13 +77,19 @@ class Semaphore(Thing):
         """Of the permit that this thread (else this process) took last. Raises NotHeld."""
         return self._held().token
 
-    @reaching
     def check(self) -> None:
         """Ask the server whether this thread (else this process) still holds it. Raises HoldLost, NotHeld."""
-        held = self._held()
+        self._check(self._held())
+
+    @reaching
+    def _check(self, held: Held) -> None:
         self._connection.permits.renew(self)
         if held.lost:
             raise HoldLost(self.kind, self.name, held.token)
+
+    @reaching
+    def _give(self, held: Held) -> None:
+        self._connection.permits.give(self, held)
 
     @reaching
     def holders(self) -> list[str]:
@@ -123,6 +130,7 @@ class Lock(Semaphore):
     """threading.Lock. Any thread of the process that took it may release it, others cannot: NotHeld, a RuntimeError."""
 
     kind = "lock"
+    _twin = "async with client.twin(lock)"
 
     def __init__(self, connection: Connection, name: str) -> None:
         Thing.__init__(self, connection, name)
@@ -153,7 +161,6 @@ class RLock(Lock):
         held.times += 1
         return held
 
-    @reaching
     def release(self) -> None:
         """Give it back, once."""
         held = self._mine()
@@ -162,7 +169,7 @@ class RLock(Lock):
         if held.times > 1:
             held.times -= 1
         else:
-            self._connection.permits.give(self, held)
+            self._give(held)
 
 
 def _timeout(blocking: bool, timeout: Any) -> float | None:

@@ -101,8 +101,8 @@ class Permits:
         Raises WaitTimeout as Seeking does; BlocksLoop where a coroutine on a worker would block what runs beside it,
         maybe the one that holds what it waits for.
         """
-        if blocking:
-            thing._check_wait()
+        if blocking and (here_runs := running.get()) is not None:
+            here_runs.check_wait(f"{thing.kind} {thing.name}", thing._twin)
         connection = thing._connection
         seeking, outage = Seeking(thing, timeout), Outage(connection)
         while True:
@@ -114,7 +114,7 @@ class Permits:
                     return found
                 if not waits:
                     return None
-                warn_of_loop()
+                warn_of_loop(f"{thing.kind} {thing.name}", thing._twin)
                 connection.asking.blpop([thing._key("bell")], timeout=found)
             except AWAY as error:
                 if not blocking:

@@ -6,22 +6,17 @@ import itertools
 import os
 import threading
 import uuid
-from collections.abc import Callable
-from typing import TYPE_CHECKING, Any, ClassVar, Final
+from typing import TYPE_CHECKING, Any, ClassVar
 
 from lastcall.checks import plain_name
 from lastcall.connection import Connection
-from lastcall.current import HELP_S, help_beside, running
 from lastcall.errors import ConfigError
 from lastcall.state import keys
 from lastcall.state.scripts import Code
-from lastcall.waiting import AWAY, Deadline, Outage, warn_of_loop
 
 if TYPE_CHECKING:
     from lastcall.settings import Settings
     from lastcall.state.scripts import Script
-
-_LOOK_S: Final = 1.0  # covers what a lost connection may have missed
 
 
 class Thing:
@@ -32,6 +27,7 @@ class Thing:
     """
 
     kind: ClassVar[str]
+    _twin: ClassVar[str]  # how one that is waited for is awaited, for who would block an event loop
 
     def __init__(self, connection: Connection, name: str, options: tuple[Any, ...] = ()) -> None:
         plain_name("name", name)
@@ -74,41 +70,6 @@ class Thing:
     def _said(self) -> str:
         """Its kind and options, as everybody must say them."""
         return " ".join((self.kind, *map(str, self._options)))
-
-    def _check_wait(self) -> None:
-        """Raise BlocksLoop in a coroutine on a worker: it would hold up all beside it, maybe who it waits for."""
-        here = running.get()
-        if here is not None:
-            here.check_wait(f"{self.kind} {self.name}")
-
-    def _wait(self, look: Callable[[], bool], timeout: float | None) -> bool:
-        """Until `look` is true, which is asked first, and again when somebody has published. False at the timeout.
-
-        A worker's function runs other work of its queue meanwhile, which may be what it waits for. Raises BlocksLoop in
-        a coroutine on a worker.
-        """
-        connection, deadline = self._connection, Deadline(timeout)
-        outage = Outage(connection)
-        while True:
-            try:
-                if look():
-                    return True
-                outage.over()
-                self._check_wait()
-                warn_of_loop()
-                announcements = connection.asking.pubsub(ignore_subscribe_messages=True)  # type: ignore[no-untyped-call]
-                with announcements as announced:
-                    announced.subscribe(self._key("meta"))
-                    while not look():
-                        if deadline.passed:
-                            return False
-                        if not help_beside(connection.asking):
-                            announced.get_message(timeout=deadline.left(HELP_S if running.get() else _LOOK_S))
-                return True
-            except AWAY as error:
-                outage.bear(error, deadline.left(_LOOK_S))
-                if deadline.passed:
-                    return False
 
 
 def remove(connection: Connection, names: list[str]) -> None:

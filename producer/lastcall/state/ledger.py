@@ -280,28 +280,35 @@ class Ledger:
     def next(
         self, ticket: str, nonce: str, lease_ms: int, want: int, *,
         completions: Sequence[Completion] = (), waited: bool = False, stay: bool = False,
-        downstream_cap: int = 0, busy_us: int = 0, known: int = 0, most_items: int = 0,
+        downstream_cap: int = 0, busy_us: int = 0, known: int = 0, most_items: int = 0, wait_s: float = 0.0,
     ) -> Claim:  # fmt: skip
         """Complete the chunks in hand and claim up to `want` others; 0 gives the ticket back, -1 claims the newest, -2
         the one for which those at the next gate wait.
 
         most_items: after the first chunk, no more than so many items; 0 for any number.
-        waited: the slot waited at the bell and was not rung for. stay: with 0, keep the ticket.
+        wait_s: waits at the bell before, for so long at most. waited: the slot waited there itself since it asked last.
+        stay: with 0, keep the ticket.
         busy_us: what the completions took together.
         known: chunks that stay in hand, being run: they are not given again, and others may be claimed beside them.
         """
         args: list[Any] = []
         for completion in completions:
             args += completion.args()
-        reply = script("next")(
-            self.redis, self._keys, ticket, nonce, lease_ms, f"{want}:{most_items}" if most_items else want,
-            "stay" if stay else "1" if waited else "", downstream_cap, busy_us, len(completions), *args, known,
+        how = "stay" if stay else "1" if waited or wait_s else ""
+        ask = (
+            ticket, nonce, lease_ms, f"{want}:{most_items}" if most_items else want, how,
+            downstream_cap, busy_us, len(completions), *args, known,
         )  # fmt: skip
+        rang = False
+        if wait_s:
+            rang, reply = script("next").after_bell(self.redis, self.bell_key, wait_s, self._keys, *ask)
+        else:
+            reply = script("next")(self.redis, self._keys, *ask)
         code = reply[0]
         if code == Code.OK or code == Code.NOTHING:
             flat = reply[1]
             chunks = [Chunk.stored(flat[at].decode(), flat[at + 1]) for at in range(0, len(flat), 2)]
-            claim = Claim(chunks, _texts(reply[2]), _texts(reply[3]))
+            claim = Claim(chunks, _texts(reply[2]), _texts(reply[3]), rang=rang)
             if len(reply) == 4:
                 return claim
             position, last, wait_ms, further, *called = reply[4]

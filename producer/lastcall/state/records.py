@@ -208,6 +208,7 @@ class Claim(NamedTuple):
     In a flow: position: items of the queue that were done before; last: of a gather, whether what does not fill a batch
     is to go, too, or the reduction ends; wait_ms: after how long to ask again, 0 if it is of no use to ask earlier than
     the bell rings; further: tickets of queues behind the one downstream; called: whether other queues may lack slots.
+    rang: whether the bell did, where it was waited for.
     """
 
     chunks: list[Chunk]
@@ -220,6 +221,7 @@ class Claim(NamedTuple):
     wait_ms: int = 0
     further: Sequence[Minted] = ()
     called: bool = False
+    rang: bool = False
 
 
 class Emitted(NamedTuple):

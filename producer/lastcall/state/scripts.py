@@ -63,6 +63,22 @@ class Script:
             reply = execute("EVAL", self.source, len(keys), *keys, *args)
         return reply
 
+    def after_bell(
+        self, redis: Redis, bell: bytes, wait_s: float, keys: Sequence[bytes], *args: Any
+    ) -> tuple[bool, list[Any]]:
+        """Run it as soon as the bell rings, or `wait_s` are over; gives whether it rang, and the reply.
+
+        Both commands are sent at once, so that the server goes on with the second where the first one was blocked, and
+        who waits needs no round trip to look.
+        """
+        pipeline: Any = redis.pipeline(transaction=False)
+        pipeline.execute_command("BLPOP", bell, wait_s)
+        pipeline.execute_command("EVALSHA", self.sha, len(keys), *keys, *args)
+        rang, reply = pipeline.execute(raise_on_error=False)
+        if isinstance(reply, Exception):
+            reply = self(redis, keys, *args)
+        return bool(rang), reply
+
 
 @cache
 def script(name: str) -> Script:

@@ -13,7 +13,17 @@ local function ring(i, n)
   local tokens = math.min(num(i, 'waiting'), n)
   if tokens <= 0 then return end
   add(i, 'waiting', -tokens)
+  add(i, 'rung', tokens)
   toll(i, BELL, tokens)
+end
+
+-- One that waited looks again: it was woken, or its wait was over. Whose token it was makes no difference.
+local function looks_again(i)
+  if num(i, 'rung') > 0 then
+    add(i, 'rung', -1)
+  elseif num(i, 'waiting') > 0 then
+    add(i, 'waiting', -1)
+  end
 end
 
 local function ring_producers(i)

@@ -37,6 +37,7 @@ local function end_queue(i, state)
   if get(i, 'style') == 'call' then drop_aside(i) end
   set(i, 'holding', 0)
   set(i, 'waiting', 0)
+  set(i, 'rung', 0)
   set(i, 'suspects', 0)
   set(i, 'alone', '')
   save()

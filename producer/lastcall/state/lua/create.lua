@@ -46,7 +46,7 @@ local kept = {epoch = num(1, 'epoch') + 1, last_index = num(1, 'last_index'), la
   last_epoch = num(1, 'last_epoch'), first_index = num(1, 'last_index')}
 for field, value in pairs(kept) do set(1, field, value) end
 for _, field in ipairs({'put', 'done', 'dead', 'cancelled', 'ready', 'leased', 'delayed', 'unread', 'bytes', 'holding',
-  'waiting', 'live', 'stages', 'come', 'lost', 'busy', 'suspects'}) do set(1, field, 0) end
+  'waiting', 'rung', 'live', 'stages', 'come', 'lost', 'busy', 'suspects'}) do set(1, field, 0) end
 for at = 4, #ARGV, 2 do set(1, ARGV[at], ARGV[at + 1]) end
 set(1, 'state', 'NEW')
 set(1, 'created', now())

@@ -4,7 +4,7 @@
   ARGV[1] ticket   ARGV[2] the slot's nonce   ARGV[3] lease in ms
   ARGV[4] chunks wanted, or chunks:items, which after the first one shall not be exceeded; 0 to leave, -1 for the newest one, -2 for the one
     whose turn it is at the next gate
-  ARGV[5] "1" if the slot waited and was not woken, "stay" to complete alone and keep the ticket
+  ARGV[5] "1" if the slot waited since it asked last, "stay" to complete alone and keep the ticket
   ARGV[6] cap on the tickets of the queue downstream
   ARGV[7] microseconds that the completions took
   ARGV[8] number of completions, then for each: chunk id, items done, items dead, outcome or "", outputs n, n x (chunk id, items, payload), retries n,
@@ -21,7 +21,7 @@
   A ticket that holds more chunks than its slot knows is given the others again; one whose slot knows them all may claim
   others beside them, but none that came back from a crash. ]]
 --@include _queue
-load(1, 'flow', 'head', 'record', 'rule', 'gather', 'state', 'ready', 'leased', 'delayed', 'holding', 'waiting', 'done', 'dead', 'bytes', 'busy', 'results', 'bounded',
+load(1, 'flow', 'head', 'record', 'rule', 'gather', 'state', 'ready', 'leased', 'delayed', 'holding', 'waiting', 'rung', 'done', 'dead', 'bytes', 'busy', 'results', 'bounded',
   'alone', 'suspects', 'patience', 'bounds')
 --@include _bell
 --@include _history
@@ -55,7 +55,7 @@ else
   redis.call('ZADD', key(1, TICKETS), now() + ARGV[3], ticket)
   if num(1, 'patience') > 0 then set(1, 'patience', 0) end  -- tickets arrive
 end
-if ARGV[5] == '1' and num(1, 'waiting') > 0 then add(1, 'waiting', -1) end
+if ARGV[5] == '1' then looks_again(1) end
 
 local outputs = 0
 if ARGV[8] ~= '0' then outputs = complete(1, hand, 7) end
@@ -170,7 +170,12 @@ if want == 0 and not holds and ARGV[5] ~= 'stay' then
   settle(1)
   local minted = {}
   if not has_ended(get(1, 'state')) then
-    minted = mint(1, redis.call('ZCARD', key(1, TICKETS)) + 1)  -- in place of this one
+    local others = redis.call('ZCARD', key(1, TICKETS))
+    if others == 0 then  -- nobody waits: forget those that died while they did
+      set(1, 'waiting', 0)
+      set(1, 'rung', 0)
+    end
+    minted = mint(1, others + 1)  -- in place of this one
   end
   local downstream, more = {}
   if tickets_elsewhere then downstream, more = tickets_elsewhere() end
