@@ -254,6 +254,14 @@ async def cancels_all(n: int) -> int:
     return n
 
 
+def counts(counter: Any) -> int:
+    return int(counter.add())
+
+
+async def counts_in_a_loop(counter: Any) -> int:
+    return int(counter.add())
+
+
 async def waits(thing: Any) -> Any:
     return thing.wait()
 

@@ -19,6 +19,7 @@ from lastcall.connect import connect
 from lastcall.envelope import Sealer
 from lastcall.errors import ServerOutOfMemory, ServerReadOnly, ServerUnreachable
 from lastcall.heart import Heart
+from lastcall.place import has_greenlets
 from lastcall.registry import Registry
 from lastcall.shared.permits import Permits
 from lastcall.state import keys
@@ -46,6 +47,7 @@ class Connection:
     def __init__(self, settings: Settings) -> None:
         self.settings = settings
         self.pid: Final = os.getpid()
+        self._where: Final = _where()
         self.closed = False
         self.redis = connect(settings)
         self.asking = connect(settings, socket_timeout=_ANSWER_S)
@@ -65,10 +67,15 @@ class Connection:
     def of(cls, settings: Settings) -> Connection:
         """This process's connection with these settings, made at the first call."""
         with _lock:
-            connection = _connections.get((os.getpid(), settings))
+            connection = _connections.get((_where(), settings))
             if connection is None:
-                connection = _connections[os.getpid(), settings] = cls(settings)
+                connection = _connections[_where(), settings] = cls(settings)
             return connection
+
+    def here(self) -> Connection:
+        """This one, or the like of it where it was brought to another process by a fork, or to a thread that has other
+        greenlets."""
+        return self if self._where == _where() else Connection.of(self.settings)
 
     @property
     def cluster(self) -> LocalCluster | None:
@@ -141,7 +148,7 @@ class Connection:
         """Let go of the server: leases are no longer renewed, handles stop working."""
         self.closed = True
         with _lock:
-            _connections.pop((os.getpid(), self.settings), None)
+            _connections.pop((self._where, self.settings), None)
         self.heart.stop()
         self.tickets.close()
         self.asking.close()
@@ -158,7 +165,12 @@ def unhost(cluster: LocalCluster) -> None:
     _clusters.pop((os.getpid(), cluster.url), None)
 
 
-_connections: dict[tuple[int, Settings], Connection] = {}
+def _where() -> tuple[int, int]:
+    """Where a connection may be used: in its process, of which a greenlet's sockets are one thread's."""
+    return os.getpid(), threading.get_native_id() if has_greenlets() else 0
+
+
+_connections: dict[tuple[tuple[int, int], Settings], Connection] = {}
 _clusters: dict[tuple[int, str], LocalCluster] = {}
 _lock = threading.Lock()
 

@@ -151,10 +151,11 @@ def test_remote_control_changes_what_a_worker_serves_and_its_queues_get_tickets(
         Worker(server, tmp_path, pool="threads", slots=2, reap_s=60) as worker,
         celery.Celery(broker=server.url, set_as_current=False) as app,
     ):
-        app.control.add_consumer("gpu", reply=False)
+        # A broadcast: lost where the worker does not listen yet.
+        until(redis, "it to be told", lambda: app.control.add_consumer("gpu", reply=True))
         assert queue.join(WAIT_S).done == 3
         until(redis, "gpu to be served", lambda: worker.info is not None and worker.info.queues == ("cpu", "gpu"))
-        app.control.cancel_consumer("gpu", reply=False)
+        until(redis, "it to be told", lambda: app.control.cancel_consumer("gpu", reply=True))
         until(redis, "gpu to be left", lambda: worker.info is not None and worker.info.queues == ("cpu",))
 
 

@@ -205,6 +205,11 @@ def test_other_pools_run_coroutines_at_the_same_time(one: Cluster, pool: str) ->
         futures = [client.submit_to(pool, coroutines.nap, n) for n in range(50)]
         assert [future.result(60) for future in futures] == [n * n for n in range(50)]
         assert len(set(client.map(coroutines.same_loop, range(40), chunksize=1, workers=pool, timeout=60))) == 1
+        # What both use, plain functions beside coroutines, each reaches by a connection that it may use.
+        counter = client.counter(f"of-{pool}")
+        kinds = [coroutines.counts, coroutines.counts_in_a_loop] * 60
+        futures = [client.submit_to(pool, kind, counter) for kind in kinds]
+        assert sorted(future.result(60) for future in futures) == list(range(1, 121))
 
 
 def test_a_worker_that_is_told_to_leave_finishes_what_runs(one: Cluster, name: str) -> None:

@@ -44,9 +44,8 @@ class Thing:
 
     @property
     def _connection(self) -> Connection:
-        if self._own_connection.pid != os.getpid():
-            self._own_connection = Connection.of(self._own_connection.settings)  # it came here by a fork
-        return self._own_connection
+        connection = self._own_connection = self._own_connection.here()
+        return connection
 
     def _key(self, part: str) -> bytes:
         return self._keys[keys.SHARED_PARTS.index(part)]
