@@ -167,6 +167,8 @@ class _Work:
                 if self._own:
                     self.client.close(wait=False)
                 raise
+        wire = None if self._starter is None else self._starter.initializer
+        self._initializer = wire and wire[1]  # its name, as its error tells it: a function may have a pool of its own
         self._broken: InitializerFailed | None = None
         self._calls: list[Calls] = []  # the last one takes calls; others were broken, and have told their futures so
         self._pid = os.getpid()
@@ -197,7 +199,7 @@ class _Work:
                 except (LeaseLost, QueueFinished):
                     # This process was silent for longer than a lease: the next queue of calls takes it.
                     future = self._more().submit(function, args, kwargs, policy)
-                if self._starter is not None:
+                if self._initializer:
                     future.add_done_callback(self._look)
                 return future
             except (NotSerializable, ItemTooLarge, FunctionNotAllowed) as error:
@@ -219,7 +221,8 @@ class _Work:
         return self.submit(run_calls, (named, chunk), {}, replace(policy, timeout_s=policy.timeout_s * len(chunk)))
 
     def _look(self, future: Future[Any]) -> None:
-        if not future.cancelled() and isinstance(error := future.exception(), InitializerFailed):
+        error = None if future.cancelled() else future.exception()
+        if isinstance(error, InitializerFailed) and error.initializer == self._initializer:
             self._broken = error
 
     def _more(self) -> Calls:

@@ -24,9 +24,16 @@ from typing import Any
 
 import pytest
 
-from lastcall import Client, Executor
+from lastcall import Client, Executor, Pool
 from lastcall.calls import Calls
-from lastcall.errors import FunctionNotAllowed, NotSerializable, NoWorker, QueueCancelled, RemoteTraceback
+from lastcall.errors import (
+    FunctionNotAllowed,
+    InitializerFailed,
+    NotSerializable,
+    NoWorker,
+    QueueCancelled,
+    RemoteTraceback,
+)
 from tests import functions
 from tests.conftest import Cluster, start_server
 from tests.functions import Counted, Gate, add, odd_only, square
@@ -273,6 +280,18 @@ def test_an_initializer_that_raises_breaks_the_executor(make: Make, kind: str) -
         return False
 
     until(broken, "the executor to take no more")
+
+
+def pool_that_cannot_be_set_up(n: int) -> int:
+    with Pool(1, functions.cannot_set_up, ("camera",)) as pool:
+        return pool.apply(square, (n,))
+
+
+def test_another_pools_initializer_breaks_nothing(client: Client, name: str) -> None:
+    with Executor(2, initializer=functions.set_up, initargs=(name,), client=client) as executor:
+        with pytest.raises(InitializerFailed, match="there is no camera"):
+            executor.submit(pool_that_cannot_be_set_up, 3).result(60)
+        assert executor.submit(square, 3).result(30) == 9
 
 
 def test_what_an_initializer_must_be(make: Make, kind: str) -> None:

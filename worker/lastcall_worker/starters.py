@@ -53,6 +53,7 @@ class _Thread(_Process, threading.local):
 
 _spaces: dict[str, Mainspace] = {}  # of pools whose initializer came by value, the oldest first
 _here = _Process() if has_greenlets() else _Thread()
+_apart: AbstractContextManager[None] = nullcontext()
 _turn: AbstractContextManager[object] = threading.Lock() if has_greenlets() else nullcontext()
 
 
@@ -112,7 +113,7 @@ def space_of(starter: Starter | None) -> Mainspace | None:
 def loading(starter: Starter | None) -> AbstractContextManager[None]:
     """For what is unpickled for a pool."""
     space = space_of(starter)
-    return nullcontext() if space is None else space.loading()
+    return _apart if space is None else space.loading()
 
 
 def _run(starter: Starter, node: str, sealer: Sealer) -> PackedError | None:
