@@ -42,6 +42,15 @@ async def crowd(n: int) -> int:
         _running -= 1
 
 
+async def computes(n: int) -> int:
+    """Which process it ran in."""
+    end = time.thread_time() + 0.01
+    while time.thread_time() < end:
+        n += 1
+    await asyncio.sleep(0.01)
+    return os.getpid()
+
+
 @task(concurrency=2)
 async def few_at_a_time(n: int) -> int:
     return await crowd(n)
