@@ -7,7 +7,7 @@ import os
 import signal
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +17,10 @@ from tests.functions import odd_only, square
 _barriers: dict[int, asyncio.Barrier] = {}
 _events: dict[str, asyncio.Event] = {}
 _running = 0
+
+
+async def agenerate(n: int) -> AsyncIterator[int]:
+    yield n
 
 
 async def nap(n: int) -> int:
