@@ -36,6 +36,7 @@ class Tasks:
 
     async def begin(self) -> None:
         client, name = self.client, self.name
+        self.others = {queue.job for queue in await client.status()}
         lasting: Any = {"producers": 1_000_000, "on_lost": "ignore"}  # it does not end when all who put have left
         self.queue = await client.queue(f"{name}-queue", maxsize=10, **lasting)
         self.joinable = await client.joinable_queue(5, name=f"{name}-joinable")
@@ -139,7 +140,7 @@ class Tasks:
         await self.full.cancel()
 
         async def over() -> bool:
-            left = await self.client.status()
+            left = [queue for queue in await self.client.status() if queue.job not in self.others]
             return all(queue.name == "calls" and not queue.leased + queue.ready for queue in left)
 
         async with asyncio.timeout(30):
