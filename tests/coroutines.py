@@ -7,7 +7,7 @@ import os
 import signal
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +17,10 @@ from tests.functions import odd_only, square
 _barriers: dict[int, asyncio.Barrier] = {}
 _events: dict[str, asyncio.Event] = {}
 _running = 0
+
+
+async def agenerate(n: int) -> AsyncIterator[int]:
+    yield n
 
 
 async def nap(n: int) -> int:
@@ -40,6 +44,15 @@ async def crowd(n: int) -> int:
         return seen
     finally:
         _running -= 1
+
+
+async def computes(n: int) -> int:
+    """Which process it ran in."""
+    end = time.thread_time() + 0.01
+    while time.thread_time() < end:
+        n += 1
+    await asyncio.sleep(0.01)
+    return os.getpid()
 
 
 @task(concurrency=2)

@@ -17,11 +17,23 @@ CONCURRENCY: Final = 500
 
 def is_async(function: Any) -> bool:
     """Whether calling it gives a coroutine: `async def`, also as a method, a partial, or a class's __call__."""
+    return any(map(inspect.iscoroutinefunction, _called(function)))
+
+
+def check_function(function: Any) -> None:
+    """Raise ConfigError for an async generator function, which no slot runs."""
+    if any(map(inspect.isasyncgenfunction, _called(function))):
+        raise ConfigError(
+            "a function", "a function, or one with `async def` that returns", f"the async generator {function!r}",
+            "return a list, or yield from a plain generator",
+        )  # fmt: skip
+
+
+def _called(function: Any) -> tuple[Any, Any]:
+    """What may be the function that is run."""
     while isinstance(function, functools.partial):
         function = function.func
-    return inspect.iscoroutinefunction(function) or inspect.iscoroutinefunction(
-        getattr(type(function), "__call__", None)  # noqa: B004  # not whether, but which
-    )
+    return function, getattr(type(function), "__call__", None)  # noqa: B004  # not whether, but which
 
 
 def check_concurrency(function: Any, options: Told) -> None:

@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 from lastcall.celerytask import task_of, workers_of
 from lastcall.checks import plain_name, positive, seconds
+from lastcall.coroutine import check_function
 from lastcall.errors import ConfigError
 from lastcall.policy import RetryOn, Told, told, told_of
 
@@ -346,6 +347,7 @@ def options_of(one: Stage) -> Options:
 def _callable(what: str, function: object) -> None:
     if not callable(function):
         raise ConfigError(what, "callable: a function, a partial, a stage() or a Flow", repr(function))
+    check_function(function)
 
 
 def _plain(what: str, function: object) -> None:

@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from typing import Any, Literal
 
 from lastcall import celerytask
+from lastcall.coroutine import check_function
 from lastcall.envelope import dump_pickle
 from lastcall.errors import (
     ConfigError,
@@ -59,6 +60,7 @@ def dump(function: Function, sealer_has_key: bool) -> FunctionSpec:
     """
     if not callable(function):
         raise ConfigError("function", "callable", f"a value of type {type(function).__name__}")
+    check_function(function)
     task = celerytask.task_of(function)
     if task is not None:
         celerytask.check(task)

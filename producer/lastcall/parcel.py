@@ -70,9 +70,7 @@ class Parcel:
             self._picky = True
         self._clear()
         file = io.BytesIO()
-        picky = _picky(pickler)(file, 5, buffer_callback=self._take)
-        picky.take_bytes = self._take_bytes
-        picky.dump(value)
+        _picky(pickler)(self._take_bytes, file, 5, buffer_callback=self._take).dump(value)
         return file.getvalue()
 
     def _clear(self) -> None:
@@ -87,9 +85,9 @@ class Parcel:
         self._add(raw, self._copied and not raw.readonly, True)
         return False
 
-    def _take_bytes(self, value: object) -> int | None:
-        """pickle's persistent_id: its number where it is taken, else None."""
-        if (type(value) is not bytes and type(value) is not bytearray) or len(value) < self._least:
+    def _take_bytes(self, value: bytes | bytearray) -> int | None:
+        """Its number where it is taken, else None."""
+        if len(value) < self._least:
             return None
         at = self._seen.get(id(value))  # it may be there twice
         if at is None:
@@ -124,12 +122,17 @@ class Parcel:
 
 
 @cache
-def _picky(pickler: Any) -> Any:
-    """A pickler that shows every object. Of its class: an attribute of the pickler itself, Python 3.13.0 refuses."""
+def _picky(pickler: Any) -> Callable[..., Any]:
+    """A pickler that asks whether bytes are taken. By a class of its own: in Python 3.13 an instance of pickle's has no
+    persistent_id to be set."""
 
     class Picky(pickler):  # type: ignore[misc]
-        def persistent_id(self, value: object) -> Any:
-            return self.take_bytes(value)
+        def __init__(self, take: Callable[[bytes | bytearray], int | None], *args: Any, **options: Any) -> None:
+            super().__init__(*args, **options)
+            self._take = take
+
+        def persistent_id(self, value: object) -> int | None:
+            return self._take(value) if type(value) is bytes or type(value) is bytearray else None
 
     return Picky
 

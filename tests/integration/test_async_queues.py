@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import functools
+import gc
 import os
 import signal
 import subprocess
@@ -116,6 +117,22 @@ async def test_what_a_client_that_is_closed_has_not_done_goes_back(lonely: Clust
         await mine.aclose()
         assert await queue.get(timeout=10) == 2
         assert await queue.qsize() == 0
+
+
+@on_a_loop
+async def test_what_a_handle_that_is_gone_has_not_done_goes_back(lonely: Cluster, name: str) -> None:
+    async with client_of(lonely, lease_s=60) as mine, client_of(lonely) as other:
+        queue = await other.joinable_queue(name=name)
+        theirs = await mine.joinable_queue(name=name)
+        await theirs.put(1)
+        assert await theirs.get() == 1
+        assert await queue.producers() == 1
+        del theirs
+        gc.collect()
+        assert await queue.get(timeout=10) == 1
+        async with asyncio.timeout(10):
+            while await queue.producers():
+                await asyncio.sleep(0.01)
 
 
 @on_a_loop

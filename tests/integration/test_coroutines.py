@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import functools
 import signal
+from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -47,6 +48,13 @@ def test_hundreds_of_items_of_a_map_run_in_one_slot_at_the_same_time(client: Cli
 
 def test_chunks_of_one_run_beside_one_another_too(client: Client) -> None:
     assert len(set(results(client, coroutines.meet, [100] * 200, chunksize=1))) == 1
+
+
+def test_those_that_compute_too_are_shared_by_processes(cluster: Cluster) -> None:
+    with cluster.client() as client:
+        ran = list(client.map(coroutines.computes, range(200)))
+    assert min(Counter(ran).values()) >= 50
+    assert len(set(ran)) == 2
 
 
 def test_a_thousand_come_in_the_order_of_the_input(client: Client) -> None:

@@ -19,6 +19,7 @@ from lastcall.flow import Flow, Stage, batch, fan_out, filter, reduce, stage
 from lastcall.map import Failure
 from lastcall.plan import planned
 from lastcall.steps import Failed
+from tests.coroutines import agenerate
 from tests.functions import odd_only, plus_one, square
 
 
@@ -103,6 +104,7 @@ def test_what_a_queue_runs_pickles(mode: str) -> None:
     [
         (lambda: Flow(3), "a stage must be callable"),
         (lambda: Flow(square) | None, "a stage must be callable"),
+        (lambda: Flow(square) | agenerate, "got the async generator"),
         (lambda: "clean" | Flow(square), "a stage must be callable"),
         (lambda: filter(True), r"filter\(\) must be callable"),
         (lambda: reduce(0), r"reduce\(\) must be callable"),

@@ -26,6 +26,7 @@ from lastcall.errors import (
 )
 from lastcall.functions import dump, load
 from lastcall.task import named, names, task
+from tests.coroutines import agenerate
 
 KEY = b"sixteen bytes or more"
 WORKER = "worker@host"
@@ -270,6 +271,12 @@ def test_a_main_modules_function_is_the_same_in_two_runs_of_the_program(tmp_path
 
 
 # What cannot be sent
+
+
+@pytest.mark.parametrize("function", [agenerate, functools.partial(agenerate, 1)])
+def test_async_generators_are_refused(function: Any) -> None:
+    with pytest.raises(ConfigError, match=r"got the async generator .*: return a list, or yield from a plain"):
+        dump(function, True)
 
 
 @pytest.mark.parametrize("key", [True, False])

@@ -40,6 +40,7 @@ if TYPE_CHECKING:
 _log = logging.getLogger(__name__)
 
 _MOST_CHUNKS: Final = 64  # that are claimed at once
+_FIRST_ITEMS: Final = 16  # that are claimed at first
 _LOOK_S: Final = 0.005  # until a slot with room looks for more, if nothing was ready; twice that the next time, up to
 _SELDOM_S: Final = 0.05
 _FULL_S: Final = 1.0  # until a slot without room looks whether its queue was cancelled
@@ -105,6 +106,8 @@ class Flight:
         self._tasks: set[asyncio.Task[None]] = set()
         self._running = 0
         self._blocked = 0  # items that wait for others of their function
+        self._ahead = 0  # items that were handed to the loop; what has begun of them is counted there
+        self._begun = 0
         self._turns: dict[Any, asyncio.Semaphore] = {}
         self._limits = _Limits(slot)
         self._items = 1.0  # of a chunk, as last seen
@@ -117,10 +120,21 @@ class Flight:
         """For how many chunks there is room. At least one where nothing is under way."""
         if not self._chunks:
             return max(1, min(_MOST_CHUNKS, int(self._work.concurrency / self._items)))
-        if self._blocked or any(one.chunk.tries for one in self._chunks):
+        if self._blocked or self.behind or any(one.chunk.tries for one in self._chunks):
             return 0  # one that may have killed its slot runs alone
         free = self._work.concurrency - sum(one.left for one in self._chunks)
         return max(0, min(_MOST_CHUNKS, int(free / self._items)))
+
+    @property
+    def behind(self) -> bool:
+        """Whether the loop has not come to all that it was handed: what runs there computes, and others had better take
+        what else there is."""
+        return self._begun < self._ahead
+
+    @property
+    def most_items(self) -> int:
+        """That are claimed at once: as many as have begun, so that it shows early if they compute."""
+        return max(_FIRST_ITEMS, self._begun)
 
     def start(self, chunk: Chunk) -> None:
         """Open a chunk and run its items."""
@@ -157,6 +171,7 @@ class Flight:
                     continue
             ready.append((at, item, function))
         if one.left:
+            self._ahead += len(ready)
             self._loop.call_soon_threadsafe(self._launch, one, ready)
         else:
             self._land(one)
@@ -208,6 +223,7 @@ class Flight:
             self._land(one)
 
     async def _run(self, one: Airborne, at: int, item: Any, function: Callable[..., Any]) -> None:
+        self._begun += 1
         work = self._work
         policy = policy_of(work, item)
         place = at if one.positions is None else one.positions[at]
@@ -379,7 +395,9 @@ def run(slot: Slot, work: Work) -> None:
                 left = starters.left(work.starter)
                 leaving = leaving or not left
                 want = 0 if leaving else min(flight.room, left)
-                claim = slot._next(work, want, completions, waited, busy_s, known=len(flight))
+                claim = slot._next(
+                    work, want, completions, waited, busy_s, known=len(flight), most_items=flight.most_items
+                )
             slot.send_downstream(work, claim)
             if claim.lost or claim.ended:
                 break
@@ -389,7 +407,7 @@ def run(slot: Slot, work: Work) -> None:
             if flight:
                 look_s = _LOOK_S if claim.chunks else min(2 * look_s, _SELDOM_S)
                 # Where as many came as were asked for, there may be more.
-                pause_s = look_s if flight.room and not leaving else _FULL_S
+                pause_s = look_s if (flight.room or flight.behind) and not leaving else _FULL_S
                 if claim.wait_ms:
                     pause_s = claim.wait_ms / 1000
                 for one in flight.wait(0 if len(claim.chunks) == _MOST_CHUNKS else pause_s):
@@ -404,7 +422,7 @@ def run(slot: Slot, work: Work) -> None:
             else:
                 if slot.events is not None:
                     slot.events.flush()
-                claim, leaving = (claim, True) if claim.called else slot.linger(work, claim, want)
+                claim, leaving = (claim, True) if claim.called else slot.linger(work, claim, want, flight.most_items)
                 waited = leaving
                 if not leaving:
                     continue

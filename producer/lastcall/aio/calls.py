@@ -94,7 +94,8 @@ class AsyncCalls:
         except BaseException as error:
             for future, *_ in self._waiting:
                 if not future.done():
-                    future.set_exception(error) if isinstance(error, Exception) else future.cancel()
+                    with contextlib.suppress(RuntimeError):  # the loop is closed: nobody waits
+                        future.set_exception(error) if isinstance(error, Exception) else future.cancel()
             self._waiting.clear()
             if not isinstance(error, Exception):
                 raise

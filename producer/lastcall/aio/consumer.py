@@ -134,6 +134,7 @@ class AsyncConsumer(Awaited, Generic[T]):
             self._link.drop(self._close)
 
     def _close(self) -> None:
+        self._closed = True
         self._consumer.close(failed=self._explicit)
 
     @property

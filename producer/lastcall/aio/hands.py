@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import asyncio
-import weakref
+import contextlib
 from collections import deque
 from typing import TYPE_CHECKING, Any
 
 from lastcall.aio.consumer import AsyncConsumer
 from lastcall.aio.helping import Waiting
-from lastcall.errors import Full, LeaseLost, QueueFinished
+from lastcall.errors import Full, LastcallError, LeaseLost, QueueFinished
 from lastcall.waiting import Deadline, Patience
 
 if TYPE_CHECKING:
@@ -28,7 +28,6 @@ class AsyncHands:
         self._link, self._ledger, self._maxsize = link, queue._ledger, queue.maxsize
         self._explicit = queue._explicit
         self._putting = queue._make_hands(direct=True)
-        weakref.finalize(self, self._putting.let_go_later).atexit = False
         self._of_tasks: dict[asyncio.Task[Any], AsyncConsumer[Any]] = {}
         self._idle: list[AsyncConsumer[Any]] = []
         self._got: deque[tuple[asyncio.Task[Any], AsyncConsumer[Any]]] = deque()  # by which task
@@ -106,14 +105,14 @@ class AsyncHands:
 
     async def aclose(self) -> None:
         """Give everything back."""
-        consumers = [*self._of_tasks.values(), *self._idle]
-        self._of_tasks.clear()
-        self._idle.clear()
-        for consumer in consumers:
-            await consumer.aclose()
-        while self._got:
-            await self._got.popleft()[1].aclose()
-        await self._link.threads.give(self._putting.let_go)
+        await self._link.threads.give(self.let_go)
+
+    def let_go(self) -> None:
+        """aclose(), in a thread: the handle is gone."""
+        for consumer in (*self._of_tasks.values(), *tuple(self._idle), *(consumer for _, consumer in tuple(self._got))):
+            with contextlib.suppress(LastcallError):  # its lease runs out
+                consumer._close()
+        self._putting.let_go()
 
     def _held(self) -> int:
         """Items that were got here and are not done."""

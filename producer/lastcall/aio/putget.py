@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import weakref
 from typing import TYPE_CHECKING, Generic, TypeVar
 
 from lastcall.aio.hands import AsyncHands
@@ -87,7 +88,8 @@ class AsyncPutGet(Awaited, Generic[T]):
     @property
     def _hands(self) -> AsyncHands:
         if self._own_hands is None:
-            self._own_hands = AsyncHands(self._link, self._plain)
+            hands = self._own_hands = AsyncHands(self._link, self._plain)
+            weakref.finalize(self, self._link.drop, hands.let_go).atexit = False
         return self._own_hands
 
     def _to_read(self) -> AsyncHands:
