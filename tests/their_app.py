@@ -141,6 +141,11 @@ def routed(x: int) -> int:
     return x
 
 
+@app.task
+async def awaits(x: int) -> int:
+    return x + 1
+
+
 @app.task(rate_limit="10/m")
 def limited(x: int) -> int:
     return x

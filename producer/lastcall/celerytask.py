@@ -9,6 +9,7 @@ import functools
 import sys
 from typing import Any
 
+from lastcall.coroutine import is_async
 from lastcall.errors import ConfigError
 
 KIND = "celery"  # of the wire of such a function: see functions.py
@@ -65,6 +66,11 @@ def check(task: Any) -> None:
     """Whether lastcall can run it as Celery does. Raises ConfigError for an option that it cannot keep."""
     if task.name.startswith(_OWN):
         raise ConfigError("function", "a Celery task of your own", f"{task.name}")
+    if is_async(task.run) and task.__class__.__call__ is sys.modules["celery.app.task"].Task.__call__:
+        raise ConfigError(
+            "function", "a Celery task of a plain function, since Celery's tracer awaits nothing",
+            f"{task.name}, an `async def`", "give the function itself, which runs as a coroutine: task.run",
+        )  # fmt: skip
     for option, instead in (
         ("rate_limit", "bound how many run at the same time: max_workers="),
         ("expires", "cancel what is too late: job.cancel(), or future.cancel()"),

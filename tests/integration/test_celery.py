@@ -158,6 +158,9 @@ def test_an_option_that_cannot_be_kept_is_an_error_that_says_what_to_do(client: 
             client.submit(task, 1)
     with pytest.raises(errors.ConfigError, match="a signature"):
         client.map(theirs.add.s(1), [2])
+    with pytest.raises(errors.ConfigError, match=r"awaits, an `async def`.*task\.run"):
+        client.submit(theirs.awaits, 1)
+    assert list(client.map(theirs.awaits.run, [1, 2])) == [2, 3]
     with pytest.raises(errors.ConfigError, match="your own"):
         client.submit(theirs.app.tasks["celery.backend_cleanup"])
 
