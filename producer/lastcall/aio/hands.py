@@ -26,7 +26,7 @@ class AsyncHands:
 
     def __init__(self, link: Link, queue: PutGet[Any]) -> None:
         self._link, self._ledger, self._maxsize = link, queue._ledger, queue.maxsize
-        self._explicit = queue._explicit
+        self._explicit, self._served = queue._explicit, bool(queue.workers)
         self._putting = queue._make_hands(direct=True)
         self._of_tasks: dict[asyncio.Task[Any], AsyncConsumer[Any]] = {}
         self._idle: list[AsyncConsumer[Any]] = []
@@ -37,7 +37,7 @@ class AsyncHands:
         """Raises what Hands.put() does."""
         link, deadline, patience = self._link, Deadline(timeout_s), Patience(self._link.connection)
         dumped = self._putting.dump(item)
-        with Waiting(self._ledger) as waiting:
+        with Waiting(self._ledger, beside=not self._served) as waiting:
             while not await link.threads.take(self._offer, dumped, deadline):
                 if deadline.passed:
                     raise Full(self._ledger.shown, self._maxsize, deadline.waited_s)
