@@ -209,6 +209,20 @@ async def sets_or_waits(event: Any, sets: bool) -> bool:
         return await mine.wait(60)
 
 
+async def puts_or_gets(queue: Any, gets: bool) -> int:
+    async with AsyncClient() as client:
+        mine = client.twin(queue)
+        if not gets:
+            for n in range(5):
+                await mine.put(n)
+            return 0
+        got = 0
+        for _ in range(5):
+            got += await mine.get(timeout=60)
+            await mine.task_done()
+        return got
+
+
 async def meets(barrier: Any) -> int:
     async with AsyncClient() as client:
         return await client.twin(barrier).wait(60)

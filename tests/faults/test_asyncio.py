@@ -49,6 +49,13 @@ def test_waits_bear_a_server_that_is_started_again(services: Callable[..., Servi
             lock = client.lock("held")
             await lock.acquire()
             locking = asyncio.create_task(client.lock("held").acquire(60))
+            event, barrier = client.event("set"), client.barrier("met", 2)
+            empty, full = await client.joinable_queue(name="empty"), await client.joinable_queue(1, name="full")
+            await full.put("a")
+            shared = [
+                asyncio.create_task(wait) for wait in (event.wait(60), barrier.wait(60), empty.get(), full.put("b"))
+            ]
+            joining_full = asyncio.create_task(full.join(60))
             async with plain.producer() as out, work.producer() as other:
                 await out.put_many(range(10))
                 await other.put_many(range(100))
@@ -61,6 +68,16 @@ def test_waits_bear_a_server_that_is_started_again(services: Callable[..., Servi
             assert (await joining).done == 100
             assert [n async for n in mapped] == [n * n for n in range(1, 300)]
             assert await call == 81
+            await event.set()
+            await empty.put("c")
+            assert await full.get() == "a"
+            await full.task_done()
+            assert await full.get() == "b"
+            assert not joining_full.done()
+            await full.task_done()
+            await joining_full
+            met = await barrier.wait(60)
+            assert await asyncio.gather(*shared) == [True, 1 - met, "c", None]
             assert not locking.done()
             await lock.release()
             assert await locking

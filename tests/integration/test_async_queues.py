@@ -229,6 +229,19 @@ async def test_a_statusable_queue_is_read_to_its_end(lonely: Cluster, name: str)
 
 
 @on_a_loop
+async def test_a_server_that_is_away_is_told(lonely: Cluster, name: str) -> None:
+    async with client_of(lonely) as client:
+        queue = await client.joinable_queue(name=name)
+        lonely.server.kill()
+        for use in (queue.put(1, timeout=0.01), queue.qsize(), queue.shutdown(), client.counter(name).add()):
+            with pytest.raises(errors.ServerUnreachable):
+                await use
+        with pytest.raises(errors.Empty, match="away"):
+            await queue.get(timeout=0.01)
+        assert not await client.event(name).wait(0.01)
+
+
+@on_a_loop
 async def test_who_waits_for_what_it_has_itself_is_told(lonely: Cluster) -> None:
     async with client_of(lonely) as client:
         queue = await client.joinable_queue()

@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 
-from lastcall import AsyncClient, AsyncManager, Client, errors
+from lastcall import AsyncClient, AsyncManager, Client, JoinableQueue, errors
 from lastcall.shared.mapping import Dict
 from tests import coroutines
 from tests.conftest import Cluster
@@ -304,6 +304,8 @@ def test_coroutines_in_the_only_slot_may_wait_for_others_of_their_queue(lonely: 
             options: dict[str, Any] = {"concurrency": 1, "chunksize": 1}
             assert all(client.map(coroutines.sets_or_waits, [event] * 3, [False, False, True], **options))
             assert sorted(client.map(coroutines.meets, [barrier] * 3, **options)) == [0, 1, 2]
+            queue: JoinableQueue[int] = JoinableQueue(3, name=name, client=client)
+            assert sum(client.map(coroutines.puts_or_gets, [queue] * 6, [True, False] * 3, **options)) == 30
 
 
 def test_one_that_waits_by_blocking_is_told_of_the_twin(client: Client, name: str) -> None:

@@ -104,7 +104,7 @@ class AsyncConsumer(Awaited, Generic[T]):
         consumer, link, deadline = self._consumer, self._link, Deadline(timeout)
         if consumer.has_next:
             return
-        with Waiting(self._ledger) as waiting:
+        with Waiting(self._ledger, beside=True) as waiting:  # what another function puts, say
             while not self._closed:
                 if not await link.threads.take(consumer.claim, deadline.left(_BELL_S)):
                     break

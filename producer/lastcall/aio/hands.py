@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 from lastcall.aio.consumer import AsyncConsumer
 from lastcall.aio.helping import Waiting
 from lastcall.errors import Full, LastcallError, LeaseLost, QueueFinished
-from lastcall.waiting import Deadline, Patience
+from lastcall.waiting import AWAY, Deadline, Patience, unreachable
 
 if TYPE_CHECKING:
     from lastcall.aio.link import Link
@@ -26,7 +26,7 @@ class AsyncHands:
 
     def __init__(self, link: Link, queue: PutGet[Any]) -> None:
         self._link, self._ledger, self._maxsize = link, queue._ledger, queue.maxsize
-        self._explicit = queue._explicit
+        self._explicit, self._served = queue._explicit, bool(queue.workers)
         self._putting = queue._make_hands(direct=True)
         self._of_tasks: dict[asyncio.Task[Any], AsyncConsumer[Any]] = {}
         self._idle: list[AsyncConsumer[Any]] = []
@@ -37,15 +37,14 @@ class AsyncHands:
         """Raises what Hands.put() does."""
         link, deadline, patience = self._link, Deadline(timeout_s), Patience(self._link.connection)
         dumped = self._putting.dump(item)
-        with Waiting(self._ledger) as waiting:
-            while not await link.threads.take(self._putting.offer, dumped, deadline):
+        with Waiting(self._ledger, beside=not self._served) as waiting:
+            while not await link.threads.take(self._offer, dumped, deadline):
                 if deadline.passed:
                     raise Full(self._ledger.shown, self._maxsize, deadline.waited_s)
                 with link.connection.heart.watching(self._ledger):  # somebody who was to make room may have died
                     wait_s = waiting.most(deadline.left(_ROOM_S))
                     if not await link.bells.rung(self._ledger.room_key, wait_s):
-                        status = await link.threads.ask(link.connection.asked(self._ledger).status)
-                        patience.look(status)
+                        await link.threads.ask(self._look, patience)
                         waiting.help()
 
     async def get(self, timeout_s: float | None, *, take: bool = True) -> Any:
@@ -113,6 +112,16 @@ class AsyncHands:
             with contextlib.suppress(LastcallError):  # its lease runs out
                 consumer._close()
         self._putting.let_go()
+
+    def _offer(self, dumped: bytes, deadline: Deadline) -> bool:
+        try:
+            return self._putting.offer(dumped, deadline)
+        except AWAY as error:
+            raise unreachable(self._link.connection, error) from error
+
+    def _look(self, patience: Patience) -> None:
+        with contextlib.suppress(*AWAY):  # the next put bears it
+            patience.look(self._link.connection.asked(self._ledger).status())
 
     def _held(self) -> int:
         """Items that were got here and are not done."""

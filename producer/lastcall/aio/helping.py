@@ -15,7 +15,7 @@ from types import TracebackType
 from typing import TYPE_CHECKING, Final
 
 from lastcall.announced import Announced
-from lastcall.current import HELP_S, help_with, running
+from lastcall.current import HELP_S, help_at, help_with, running
 
 if TYPE_CHECKING:
     from lastcall.state.ledger import Ledger
@@ -49,10 +49,10 @@ _helpers = _Helpers()
 
 class Waiting:
     """A wait for a queue, or for what is announced, as a context manager. Outside of a worker's function it does
-    nothing."""
+    nothing. beside: what is waited for may be brought about by other work of the slot's own queue, as in help_at()."""
 
-    def __init__(self, awaited: Ledger | Announced) -> None:
-        self._awaited = awaited
+    def __init__(self, awaited: Ledger | Announced, *, beside: bool = False) -> None:
+        self._awaited, self._beside = awaited, beside
         self._what = awaited.what if isinstance(awaited, Announced) else f"queue {awaited.shown}"
         self._began = time.monotonic()
         self._over = False
@@ -87,6 +87,7 @@ class Waiting:
             _helpers.one_less()
 
     def _help(self) -> bool:
+        waited_s = time.monotonic() - self._began
         if isinstance(self._awaited, Announced):
-            return self._awaited.help(time.monotonic() - self._began)
-        return help_with(self._awaited)
+            return self._awaited.help(waited_s)
+        return help_at(self._awaited, waited_s) if self._beside else help_with(self._awaited)
