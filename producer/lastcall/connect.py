@@ -48,6 +48,8 @@ class Server(redis.Redis):
 
     def execute_command(self, *args: Any, **options: Any) -> Any:
         """Run a command. Raises redis-py's errors, and Refusal."""
+        # hiredis asks for a number's repr, in which a signal's handler may raise, does not look, and ends the process.
+        args = tuple(repr(arg) if type(arg) is int or type(arg) is float else arg for arg in args)
         try:
             return super().execute_command(*args, **options)  # type: ignore[no-untyped-call]
         except OutOfMemoryError as error:
@@ -60,6 +62,13 @@ class Server(redis.Redis):
                 raise Refusal(said, read_only=True) from error
             if isinstance(error, _NOT_NOW) or said.startswith(_SAYS_NOT_NOW):
                 raise Refusal(said) from error
+            raise
+        except redis.RedisError:
+            raise
+        except BaseException:
+            # A signal's handler raised. The answer may be on its way still, to a connection that is idle now: the next
+            # command would take it for its own.
+            self.connection_pool.disconnect(inuse_connections=False)
             raise
 
 

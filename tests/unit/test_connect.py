@@ -145,6 +145,49 @@ def test_a_lost_connection_is_made_again(server: Server) -> None:
         assert client.client_id() > before
 
 
+def test_a_command_that_was_interrupted_leaves_its_answer_to_no_other(
+    server: Server, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def interrupted(*args: object, **options: object) -> None:
+        raise KeyboardInterrupt
+
+    client = connect(Settings(url=server.unix_url))
+    client.ping()  # by a connection that the next command has as well
+    asked, came = threading.Event(), []
+    get_connection = client.connection_pool.get_connection
+
+    def noted(*args: Any, **options: Any) -> Any:
+        asked.set()
+        return get_connection(*args, **options)
+
+    with server.paused():
+        monkeypatch.setattr(client, "parse_response", interrupted)  # when the command was sent
+        with pytest.raises(KeyboardInterrupt):
+            client.echo("first")
+        monkeypatch.undo()
+        monkeypatch.setattr(client.connection_pool, "get_connection", noted)
+        thread = threading.Thread(target=lambda: came.append(client.echo("second")))
+        thread.start()
+        assert asked.wait(10)
+    thread.join(10)
+    assert came == [b"second"]
+    client.close()
+
+
+def test_numbers_are_sent_as_what_no_signal_breaks(server: Server, monkeypatch: pytest.MonkeyPatch) -> None:
+    client = connect(Settings(url=server.unix_url))
+    sent: list[Any] = []
+    execute = redis.Redis.execute_command
+    monkeypatch.setattr(
+        redis.Redis,
+        "execute_command",
+        lambda self, *args, **options: sent.extend(args) or execute(self, *args, **options),
+    )
+    assert client.eval("return {ARGV[1], ARGV[2]}", 0, 1 << 70, 0.25) == [b"%d" % (1 << 70), b"0.25"]
+    assert {type(arg) for arg in sent} == {str}  # hiredis crashes where a handler raises in the repr of a number
+    client.close()
+
+
 def test_no_url_is_an_error() -> None:
     with pytest.raises(ConfigError, match="LASTCALL_URL"):
         connect(Settings())
