@@ -1,10 +1,13 @@
 """Connecting to the server: a client that was seen to work, or an error that says why not."""
 
 import re
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import redis
 from redis.backoff import ExponentialWithJitterBackoff, NoBackoff
+from redis.client import Pipeline
 from redis.exceptions import (
     AuthenticationError,
     ClusterDownError,
@@ -49,7 +52,8 @@ class Server(redis.Redis):
     def execute_command(self, *args: Any, **options: Any) -> Any:
         """Run a command. Raises redis-py's errors, and Refusal."""
         try:
-            return super().execute_command(*args, **options)  # type: ignore[no-untyped-call]
+            with _interruptible(self.connection_pool):
+                return super().execute_command(*_packable(args), **options)  # type: ignore[no-untyped-call]
         except OutOfMemoryError as error:
             raise Refusal(str(error), out_of_memory=True) from error
         except ResponseError as error:
@@ -61,6 +65,37 @@ class Server(redis.Redis):
             if isinstance(error, _NOT_NOW) or said.startswith(_SAYS_NOT_NOW):
                 raise Refusal(said) from error
             raise
+
+    def pipeline(self, transaction: bool = True, shard_hint: Any = None) -> Pipeline:
+        """Several commands in one round trip."""
+        return _Pipeline(self.connection_pool, self.response_callbacks, transaction, shard_hint)
+
+
+class _Pipeline(Pipeline):
+    def execute_command(self, *args: Any, **options: Any) -> Any:
+        return super().execute_command(*_packable(args), **options)  # type: ignore[no-untyped-call]
+
+    def execute(self, raise_on_error: bool = True) -> list[Any]:
+        with _interruptible(self.connection_pool):
+            return super().execute(raise_on_error)
+
+
+@contextmanager
+def _interruptible(pool: redis.ConnectionPool) -> Iterator[None]:
+    """What a signal's handler may raise in (Ctrl-C, say): the answer may be on its way still, to a connection that is
+    idle then, and the next command would take it for its own."""
+    try:
+        yield
+    except redis.RedisError:
+        raise
+    except BaseException:
+        pool.disconnect(inuse_connections=False)
+        raise
+
+
+def _packable(args: tuple[Any, ...]) -> tuple[Any, ...]:
+    """hiredis asks for a number's repr, in which a signal's handler may raise, does not look, and ends the process."""
+    return tuple(repr(arg) if type(arg) is int or type(arg) is float else arg for arg in args)
 
 
 def connect(settings: Settings, *, replica: bool = False, **redis_options: Any) -> redis.Redis:

@@ -145,6 +145,57 @@ def test_a_lost_connection_is_made_again(server: Server) -> None:
         assert client.client_id() > before
 
 
+@pytest.mark.parametrize("how", ["alone", "in a pipeline"])
+def test_a_command_that_was_interrupted_leaves_its_answer_to_no_other(
+    server: Server, monkeypatch: pytest.MonkeyPatch, how: str
+) -> None:
+    def interrupted(*args: object, **options: object) -> None:
+        raise KeyboardInterrupt
+
+    client = connect(Settings(url=server.unix_url))
+    client.ping()  # by a connection that the next command has as well
+    asked, came = threading.Event(), []
+    get_connection = client.connection_pool.get_connection
+
+    def noted(*args: Any, **options: Any) -> Any:
+        asked.set()
+        return get_connection(*args, **options)
+
+    with server.paused():
+        # When the command was sent:
+        monkeypatch.setattr(redis.Redis, "parse_response", interrupted)
+        monkeypatch.setattr(redis.client.Pipeline, "parse_response", interrupted)
+        pipeline = client.pipeline(transaction=False).echo("first")
+        with pytest.raises(KeyboardInterrupt):
+            client.echo("first") if how == "alone" else pipeline.execute()
+        monkeypatch.undo()
+        monkeypatch.setattr(client.connection_pool, "get_connection", noted)
+        thread = threading.Thread(target=lambda: came.append(client.echo("second")))
+        thread.start()
+        assert asked.wait(10)
+    thread.join(10)
+    assert came == [b"second"]
+    client.close()
+
+
+def test_numbers_are_sent_as_what_no_signal_breaks(server: Server, monkeypatch: pytest.MonkeyPatch) -> None:
+    client = connect(Settings(url=server.unix_url))
+    sent: list[Any] = []
+    execute = redis.Redis.execute_command
+    monkeypatch.setattr(
+        redis.Redis,
+        "execute_command",
+        lambda self, *args, **options: sent.extend(args) or execute(self, *args, **options),
+    )
+    assert client.eval("return {ARGV[1], ARGV[2]}", 0, 1 << 70, 0.25) == [b"%d" % (1 << 70), b"0.25"]
+    pipeline = client.pipeline()
+    pipeline.set("name", 1, ex=5)
+    sent += [arg for args, _ in pipeline.command_stack for arg in args]
+    assert pipeline.execute() == [True]
+    assert {type(arg) for arg in sent} == {str}  # hiredis crashes where a handler raises in the repr of a number
+    client.close()
+
+
 def test_no_url_is_an_error() -> None:
     with pytest.raises(ConfigError, match="LASTCALL_URL"):
         connect(Settings())
