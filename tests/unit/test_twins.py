@@ -28,6 +28,7 @@ TWINS: dict[type, type] = {
     lastcall.StatusableQueue: aio.AsyncQueue,
     lastcall.Queue: aio.AsyncPlainQueue,
     lastcall.JoinableQueue: aio.AsyncJoinableQueue,
+    lastcall.SimpleQueue: aio.AsyncPlainQueue,
     lastcall.Producer: aio.AsyncProducer,
     lastcall.Consumer: aio.AsyncConsumer,
     lastcall.Job: aio.AsyncJob,
