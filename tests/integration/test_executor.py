@@ -9,6 +9,7 @@ import subprocess
 import sys
 import threading
 import weakref
+from collections import Counter
 from collections.abc import Callable, Iterator
 from concurrent.futures import (
     FIRST_COMPLETED,
@@ -305,8 +306,9 @@ def test_what_an_initializer_must_be(make: Make, kind: str) -> None:
 @pytest.mark.parametrize("kind", ["processes", "lastcall"], indirect=True)
 def test_a_process_that_has_run_enough_calls_is_replaced(make: Make) -> None:
     executor = make(1, max_tasks_per_child=3)
-    pids = [executor.submit(functions.where).result(30)[0] for _ in range(7)]
-    assert [len(list(same)) for _, same in itertools.groupby(pids)] == [3, 3, 1]
+    runs = Counter(executor.submit(functions.where).result(30)[0] for _ in range(10))
+    assert max(runs.values()) == 3
+    assert len(runs) >= 4
     for value, error in ((0, ValueError), ("3", TypeError)):
         with pytest.raises(error, match="max_tasks_per_child must be"):
             make(1, max_tasks_per_child=value)

@@ -68,8 +68,6 @@ def main():
         said += [ten.starmap(plus, [(1, 2)]), ten.map(functools.partial(plus, 5), [6]), ten.map(of_item, [Item(7)])]
     with Pool(1, set_up, (20,), maxtasksperchild=1) as anew:
         said += [anew.apply(replace, (3,)), anew.apply(work, (0,)), anew.map(work, range(2), 1)]
-    with Pool(1, set_up, (20,)) as one:
-        said += [one.apply(replace, (3,)), one.apply(work, (0,)), one.map(work, range(2))]
     with ThreadPool(3, set_up, (30,)) as threads:
         said += [threads.map(work, range(3), 1)]
     with Executor(2, initializer=set_up, initargs=(40,)) as executor:
