@@ -40,11 +40,13 @@ from lastcall.policy import Policy, told, told_of
 from lastcall.queue import make
 from lastcall.results import Entry, Reader
 from lastcall.task import task
+from lastcall.unchanged import Unchanged, unchanged
 from lastcall.waiters import Waiters
 from lastcall.waiting import AWAY, Deadline, describe, unreachable, warn_of_loop
 
 if TYPE_CHECKING:
     from lastcall.connection import Connection
+    from lastcall.functions import FunctionSpec
     from lastcall.parcel import Parcel
     from lastcall.starter import Starter
     from lastcall.state.ledger import Ledger
@@ -55,6 +57,8 @@ _BLOCK_S = 1.0
 _ACK_ITEMS = 1_000
 _OWED_S = 0.05  # for which answers that were handed out may be left unacknowledged
 _TELLING_S = 0.5  # from which on a timeout says why, which takes a round trip
+_MOST_KNOWN = 1_000  # functions, of which it is remembered how they travel
+_KNOWN_BYTES = 65_536  # of the largest of these
 _CANCEL_ITEMS = 250  # in one script
 
 
@@ -197,7 +201,7 @@ class Calls:
         self._some = threading.Event()
         self._closed = False
         self._no_more = False  # no call comes after those that are out
-        self._known: dict[Callable[..., Any], _Sent] = {}
+        self._known: dict[Callable[..., Any], tuple[Unchanged | None, _Sent]] = {}
         self.broken = False  # it takes no more calls: its lease was lost, or its results cannot be read
         self._reader = threading.Thread(target=self._run, name="lastcall-calls", daemon=True)
         self._reader.start()
@@ -269,15 +273,23 @@ class Calls:
             known = self._known.get(function)
         except TypeError:  # not hashable
             return self._send(function)[1]
-        if known is None:
-            kind, known = self._send(function)
-            if kind != "value":  # what goes by value may change between two calls
-                self._known[function] = known
-        return known
+        if known is not None and (known[0] is None or known[0].holds()):
+            return known[1]
+        spec, sent = self._send(function)
+        if spec.kind != "value":
+            self._known[function] = None, sent
+            return sent
+        held = unchanged(function) if len(spec.body) <= _KNOWN_BYTES else None
+        self._known.pop(function, None)
+        if held is not None:
+            while len(self._known) >= _MOST_KNOWN:  # lambdas may be made for each call
+                del self._known[next(iter(self._known))]
+            self._known[function] = held, sent
+        return sent
 
-    def _send(self, function: Callable[..., Any]) -> tuple[str, _Sent]:
+    def _send(self, function: Callable[..., Any]) -> tuple[FunctionSpec, _Sent]:
         spec = functions.dump(function, self._connection.sealer.keyed)
-        return spec.kind, (spec.wire, told_of(function).policy.wire)
+        return spec, (spec.wire, told_of(function).policy.wire)
 
     def cancel(self, futures: Iterable[Answer] | None = None) -> None:
         """Take back those of these calls (None: of all) that no slot has; the others' `held` says that one has them.

@@ -27,7 +27,7 @@ from lastcall.task import name_of, named, names
 Function = Callable[..., Any]
 
 # A program's main module has this name in another process only if that is the same program.
-_MAIN = ("__main__", "__mp_main__")
+MAIN = ("__main__", "__mp_main__")
 
 _INSTALL = "install it there, or put its folder on the worker's PYTHONPATH"
 
@@ -74,8 +74,8 @@ def dump(function: Function, sealer_has_key: bool) -> FunctionSpec:
                 "without a key only functions registered with @task can be sent: decorate it and "
                 "have the worker import its module, or set LASTCALL_KEY on both sides",
             )
-        return FunctionSpec("task", name, registered, _reference(function) or registered)
-    reference = _reference(function)
+        return FunctionSpec("task", name, registered, reference_of(function) or registered)
+    reference = reference_of(function)
     if reference is not None:
         return FunctionSpec("ref", name, reference, reference)
     try:
@@ -211,11 +211,11 @@ def _checked(function: object, name: str, worker: str) -> Function:
     )
 
 
-def _reference(function: Function) -> str | None:
+def reference_of(function: object) -> str | None:
     """ "module:qualname" if importing that gives this very object in another process too."""
     module_name = getattr(function, "__module__", None)
     qualname = getattr(function, "__qualname__", None)
-    if not isinstance(module_name, str) or not isinstance(qualname, str) or module_name in _MAIN:
+    if not isinstance(module_name, str) or not isinstance(qualname, str) or module_name in MAIN:
         return None
     try:
         found: Any = sys.modules.get(module_name)

@@ -159,6 +159,19 @@ def test_what_is_submitted_is_as_it_was_then(client: Client, cluster: Cluster) -
     assert [future.result(30) for future in held] == [0, 1]
 
 
+def test_a_function_that_goes_by_value_is_as_it_was_at_each_call(client: Client) -> None:
+    factor = 1
+
+    def scaled(n: int) -> int:
+        return n * factor
+
+    futures = []
+    for n in range(6):
+        futures.append(client.submit(scaled, 10))
+        factor += n % 2  # after every second call
+    assert [future.result(30) for future in futures] == [10, 10, 20, 20, 30, 30]
+
+
 def test_submit_to_names_the_celery_queue(client: Client) -> None:
     threads = [client.submit_to("io", functions.who) for _ in range(20)]
     processes = [client.submit(functions.who) for _ in range(20)]
