@@ -6,6 +6,7 @@ import asyncio
 import contextlib
 import itertools
 from collections.abc import AsyncIterator, Sequence
+from functools import partial
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Final
 
@@ -55,17 +56,11 @@ class AsyncFlowJob(AsyncJob):
         flow = getattr(self, "_flow", None)
         if flow is None or flow._kept:
             return
-        self._link.drop(flow.close)
-        if self._source is not None and not flow._detached:
-            with contextlib.suppress(RuntimeError):  # the loop is closed
-                self._link.loop.call_soon_threadsafe(self._source.close)
+        self._link.drop(partial(_close, flow, self._source, self._link))
 
     async def aclose(self) -> None:
         """Let go of it: what has not ended is cancelled, unless detach() was called. May be called again."""
-        detached = self._flow._detached
-        await self._link.threads.give(self._flow.close)
-        if self._source is not None and not detached:
-            self._source.close()
+        await self._link.threads.give(partial(_close, self._flow, self._source, self._link))
 
     def results(  # type: ignore[override]  # whether they come in order was said when it was run
         self, *, timeout: float | None = None, cursor: str = ""
@@ -139,6 +134,15 @@ class AsyncFlowJob(AsyncJob):
                 if not entries:
                     waiting.help()
                     await link.threads.ask(flow._check_read)
+
+
+def _close(flow: FlowJob, source: Source | None, link: Link) -> None:
+    """In a thread. First the queues are cancelled, then the input: one that ended before would be taken for whole."""
+    detached = flow._detached
+    flow.close()
+    if source is not None and not detached:
+        with contextlib.suppress(RuntimeError):  # the loop is closed
+            link.loop.call_soon_threadsafe(source.close)
 
 
 class AsyncFlowResults(AsyncResults):
