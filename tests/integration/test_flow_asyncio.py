@@ -106,9 +106,11 @@ async def test_a_job_that_nobody_refers_to_is_cancelled(cluster: Cluster) -> Non
         async def cancelled() -> bool:
             return {status.state for status in await attached.status()} == {"CANCELLED"}
 
+        async def unread() -> bool:
+            return not [task for task in asyncio.all_tasks() if "Source" in repr(task)]
+
         await until(cancelled, "the job to be cancelled")
-        await asyncio.sleep(0)
-        assert not [task for task in asyncio.all_tasks() if "Source" in repr(task)]
+        await until(unread, "its input to be read no more")
 
 
 async def _forever() -> AsyncIterator[int]:
