@@ -196,6 +196,7 @@ class Calls:
         self._producer = self._queue.producer("client", chunk_items=1)
         self.ledger = self._queue._ledger
         self._aside = Aside(connection, self.ledger)
+        self._pid = os.getpid()
         self._futures: dict[int, Answer] = {}  # by the number of the call's chunk
         self._cancelling = threading.Lock()
         self._some = threading.Event()
@@ -213,6 +214,10 @@ class Calls:
         """Send a call. policy: None for what @task says. copied: whether it may write into large arrays, which are its
         own then. name: of the function, for people. Raises NotSerializable, ItemTooLarge, and what broke it.
         """
+        if os.getpid() != self._pid:
+            raise ConfigError(
+                "a client's submit()", "called in the process that made it", "a fork of it", "make a Client"
+            )
         wire, policy_wire = self._sent(function)
         if name is not None:
             wire = (wire[0], name, wire[2])
@@ -353,7 +358,7 @@ class Calls:
 
     def close(self, *, wait: bool = True) -> None:
         """Take no more calls; wait for those that are out, or cancel them."""
-        if self._closed:
+        if self._closed or os.getpid() != self._pid:
             return
         try:
             while wait and running.get() and self._futures:  # a worker's function leaves: it may be what they wait for

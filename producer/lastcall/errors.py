@@ -140,6 +140,9 @@ class BadEnvelope(LastcallError):
         super().__init__(f"refused an envelope{where}: {reason}")
 
 
+_SHARED = "multiprocessing's own are one machine's, lastcall.Manager() and lastcall.Queue() make such that travel"
+
+
 class NotSerializable(LastcallError, TypeError, PicklingError):
     """A value cannot be sent. index: of the item in its chunk, None where there is just one.
 
@@ -149,7 +152,9 @@ class NotSerializable(LastcallError, TypeError, PicklingError):
     def __init__(self, what: str, index: int | None, type_name: str, reason: str) -> None:
         self.what, self.index, self.type_name, self.reason = what, index, type_name, reason
         which = what if index is None else f"{what} {index}"
-        super().__init__(f"cannot send {which} (a {type_name}): {reason}")
+        # What multiprocessing says of its own locks, queues and values.
+        instead = f": {_SHARED}" if "through inheritance" in reason else ""
+        super().__init__(f"cannot send {which} (a {type_name}): {reason}{instead}")
 
 
 class NotDeserializable(LastcallError):
@@ -160,10 +165,10 @@ class NotDeserializable(LastcallError):
 
     def __init__(self, reason: str, module: str = "") -> None:
         self.reason, self.module = reason, module
-        super().__init__(
-            f"a value arrived intact but cannot be rebuilt here ({reason}): "
-            + (f"install the module {module} here" if module else "run the same code on both sides")
-        )
+        do = f"install the module {module} here" if module else "run the same code on both sides"
+        if "AuthenticationError" in reason:  # a proxy of multiprocessing.Manager's, whose key no worker has
+            do = _SHARED
+        super().__init__(f"a value arrived intact but cannot be rebuilt here ({reason}): {do}")
 
 
 class AsideLost(NotDeserializable):

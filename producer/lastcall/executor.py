@@ -17,6 +17,7 @@ from collections.abc import Callable, Generator, Iterable, Iterator
 from concurrent.futures import Future
 from contextlib import ExitStack
 from dataclasses import replace
+from types import TracebackType
 from typing import Any, TypeVar
 
 from lastcall import functions
@@ -144,6 +145,13 @@ class Executor(concurrent.futures.Executor):
         self.shutdown(wait=False)
 
     kill_workers = terminate_workers
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, tb: TracebackType | None) -> None:
+        # At Ctrl-C a ProcessPoolExecutor's processes end, too, so that its block is left at once.
+        if kind is not None and issubclass(kind, KeyboardInterrupt):
+            self.terminate_workers()
+        else:
+            self.shutdown(wait=True)
 
 
 class _Work:

@@ -12,6 +12,8 @@ from functools import partial
 from types import BuiltinFunctionType, CodeType, FunctionType, MethodType, ModuleType
 from typing import Any
 
+_LONG_BYTES = 4096  # of which the digest says as much, in a hundredth of repr()'s time
+
 # ids of what is being described, outermost first: something may hold itself.
 _Path = tuple[int, ...]
 
@@ -23,6 +25,8 @@ def fingerprint(function: object) -> str:
 
 def _describe(value: Any, path: _Path) -> Any:
     """Nested tuples of plain values, whose repr() is equal for equal values only."""
+    if isinstance(value, bytes) and len(value) > _LONG_BYTES:
+        return "bytes", hashlib.blake2b(value).digest()
     if isinstance(value, str | bytes | int | float | complex | None):
         return type(value).__name__, repr(value)
     if id(value) in path:
@@ -66,7 +70,7 @@ def _describe_object(value: Any, path: _Path) -> tuple[Any, ...]:
         # What travels: of one that says by itself what that is, not what it works with (a connection, say).
         return *what, _describe(value.__reduce_ex__(5) if _says_what_travels(kind) else fields, path)
     try:
-        return *what, pickle.dumps(value, 5)
+        return *what, _describe(pickle.dumps(value, 5), path)
     except Exception:  # cloudpickle could, or this would not travel; its own code may raise anything
         return what
 

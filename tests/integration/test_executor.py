@@ -557,6 +557,17 @@ def test_an_executor_of_its_own_client_closes_it(cluster: Cluster, monkeypatch: 
     assert executor._work.client._closed
 
 
+def test_a_block_that_is_left_by_ctrl_c_waits_for_nothing(client: Client, cluster: Cluster, name: str) -> None:
+    executor = Executor(client=client)
+    gate, running = held(executor, cluster, name)
+    waiting = executor.submit(square, 1)
+    with pytest.raises(KeyboardInterrupt), executor:
+        raise KeyboardInterrupt
+    assert [type(future.exception(30)) for future in running] == [QueueCancelled] * 2
+    assert waiting.cancelled()
+    gate.open(2)
+
+
 @pytest.mark.parametrize("end", ["terminate_workers", "kill_workers"])
 def test_terminating_waits_for_nothing_and_others_are_served_on(
     client: Client, cluster: Cluster, name: str, end: str

@@ -804,10 +804,11 @@ def test_a_fork_is_told_that_neither_the_pool_nor_its_results_are_its_own(
     ours: lastcall.Pool, client: Client, gate: Gate
 ) -> None:
     executor = lastcall.Executor(client=client)
+    assert client.submit(square, 2).result(30) == 4
     result, results, future = ours.apply_async(gate, (1,)), ours.imap(gate, [2]), executor.submit(gate, 3)
     uses: list[Callable[[], Any]] = [
         lambda: ours.map(square, [1]), lambda: ours.apply(square, (1,)), lambda: executor.submit(square, 1),
-        result.get, lambda: next(results), future.result,
+        result.get, lambda: next(results), future.result, lambda: client.submit(square, 1),
     ]  # fmt: skip
     fork = multiprocessing.get_context("fork")
     told, telling = fork.Pipe(duplex=False)
@@ -820,6 +821,14 @@ def test_a_fork_is_told_that_neither_the_pool_nor_its_results_are_its_own(
     gate.open(3)
     assert [result.get(30), next(results), future.result(30), ours.apply(square, (3,))] == [1, 2, 3, 9]
     executor.shutdown()
+
+
+def test_multiprocessings_own_are_refused_with_what_to_take_instead(ours: lastcall.Pool) -> None:
+    for own in (multiprocessing.Lock(), multiprocessing.Queue()):
+        with pytest.raises(errors.NotSerializable, match=r"through inheritance: .* lastcall.Manager\(\)"):
+            ours.apply(type, (own,))
+    with multiprocessing.Manager() as manager, pytest.raises(errors.NotDeserializable, match=r"lastcall.Manager\(\)"):
+        ours.apply(type, (manager.Lock(),))
 
 
 def _say_errors(uses: list[Callable[[], Any]], pool: lastcall.Pool, telling: Any) -> None:
