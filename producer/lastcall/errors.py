@@ -243,7 +243,8 @@ class QueueFinished(LastcallError, ShutDown):
         if reading:
             super().__init__(
                 f"queue {queue} has no more items, {_ENDED.get(state, f'its state is {state}')}: "
-                "ask finished() before get(), iterate over it, or take this for the end"
+                "take this for the end (or ask a StatusableQueue's finished() before, or iterate over it), "
+                "or make it anew with reopen=True"
             )
             return
         super().__init__(

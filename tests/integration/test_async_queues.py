@@ -41,6 +41,8 @@ async def test_a_queue_is_shared_with_programs_that_have_no_loop(lonely: Cluster
             queue = await client.plain_queue(2, name=name)
             other: Queue[Any] = await asyncio.to_thread(Queue, name=name, client=theirs)
             assert await queue.empty()
+            with pytest.raises(errors.NotSerializable, match="hand over its `queue`"):
+                await client.submit(type, queue)
             waiting = asyncio.create_task(queue.get())
             await asyncio.to_thread(other.put, "a")
             assert await waiting == "a"

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import weakref
-from typing import TYPE_CHECKING, Generic, TypeVar
+from typing import TYPE_CHECKING, Generic, NoReturn, TypeVar
 
 from lastcall.aio.hands import AsyncHands
 from lastcall.aio.misuse import Awaited
@@ -27,6 +27,12 @@ class AsyncPutGet(Awaited, Generic[T]):
 
     def __repr__(self) -> str:
         return f"<{type(self).__name__} {self._plain._ledger.shown}>"
+
+    def __reduce__(self) -> NoReturn:
+        raise TypeError(
+            f"{self!r} belongs to its event loop, and does not travel: hand over its `queue`, of which a coroutine on "
+            "a worker has a twin by a client of its own: client.twin(queue)"
+        )
 
     async def put(self, obj: T, block: bool = True, timeout: float | None = None) -> None:
         """Add an item; waits while `maxsize` items are in the queue, unless block=False. timeout: seconds.
