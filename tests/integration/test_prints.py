@@ -35,10 +35,17 @@ def shout(line):
     print("heard", line)
     return line.upper()
 
+def leave(code):
+    print("leaving", end="")
+    sys.exit(code)
+
 if __name__ == "__main__":
-    if sys.argv[1:] == ["flood"]:
-        with Pool(1) as pool:
-            print(pool.map(flood, [5_000]))
+    if sys.argv[1:] == ["leave"]:
+        with Client(slots=1) as client:
+            print(type(client.submit(leave, "for good").exception(60)).__name__)
+    elif sys.argv[1:] == ["flood"]:
+        with Pool(2) as pool:
+            print(pool.map(flood, [5_000, 5_000], chunksize=1))
     else:
         with Pool(2) as pool:
             print(pool.map(tell, range(2)))
@@ -69,6 +76,18 @@ def test_prints_of_processes_and_threads_appear_on_standard_error(script: Path) 
     assert re.findall(r"UserWarning: warned (\d)", "".join(sorted(ran.stderr.splitlines()))) == list("0123")
 
 
+def test_lines_of_processes_are_all_there_and_not_mixed(script: Path) -> None:
+    ran = run([sys.executable, script, "flood"], script)
+    assert (ran.returncode, ran.stdout) == (0, "[5000, 5000]\n")
+    assert ran.stderr == ("x" * 99 + "\n") * 10_000
+
+
+def test_what_billiard_says_of_a_process_that_ends_stays_in_the_log(script: Path) -> None:
+    ran = run([sys.executable, script, "leave"], script)
+    assert (ran.returncode, ran.stdout) == (0, "WorkerLost\n")
+    assert re.fullmatch("(leaving)+", ran.stderr)
+
+
 def test_the_command_keeps_its_output_clean(script: Path) -> None:
     (script.parent / "lines").write_text("a\nb\n")
     ran = run([*LASTCALL, "map", "script:shout", "lines"], script)
@@ -94,4 +113,4 @@ def test_a_standard_error_that_nobody_reads_blocks_nothing(script: Path, reader:
     os.close(write_end)
     if reader == "idle":
         os.close(read_end)
-    assert (ran.returncode, ran.stdout) == (0, "[5000]\n")
+    assert (ran.returncode, ran.stdout) == (0, "[5000, 5000]\n")

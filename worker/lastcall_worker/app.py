@@ -39,9 +39,10 @@ def _make() -> Celery:
     # Tickets are acknowledged early, so that a lost connection is no reason to end a slot.
     app.conf.worker_cancel_long_running_tasks_on_connection_loss = True
     app.add_defaults(_OWN_DEFAULTS)
+    attach(app, settings)
     if path := os.environ.get(VARIABLE):  # a private cluster's
         show_prints(app, path)
-    return attach(app, settings)
+    return app
 
 
 app = _make()

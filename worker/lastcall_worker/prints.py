@@ -13,6 +13,7 @@ import sys
 import threading
 import time
 import traceback
+from contextlib import suppress
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
@@ -28,7 +29,8 @@ _NOT_FUNCTIONS = {"amqp", "billiard", "celery", "kombu", "lastcall", "lastcall_w
 
 
 def show_prints(app: Celery, path: str) -> None:
-    """Have the functions of this app's workers print to the named pipe at `path`."""
+    """Have the functions of this app's workers print to the named pipe at `path`. To be called after attach()."""
+    log = sys.stdout, sys.stderr
     app.conf.worker_redirect_stdouts = False  # into Celery's log
 
     def in_child(**_: Any) -> None:
@@ -36,10 +38,18 @@ def show_prints(app: Celery, path: str) -> None:
 
     def in_worker(instance: Any, **_: Any) -> None:
         if pool_name(instance.pool) != "prefork":  # functions run in this process
-            sys.excepthook = partial(_to_log, sys.stderr)
+            sys.excepthook = partial(_to_log, log[1])
             _replace_streams(path)
 
+    def leave_child(**_: Any) -> None:  # after attach()'s: what closes a resource may print, too
+        shown = sys.stdout, sys.stderr
+        sys.stdout, sys.stderr = log  # for the tracebacks with which billiard's processes end
+        for stream in shown:
+            with suppress(AttributeError, ValueError):  # a function's own, or closed by one
+                stream.flush()
+
     signals.worker_process_init.connect(in_child, weak=False)
+    signals.worker_process_shutdown.connect(leave_child, weak=False)
     signals.celeryd_after_setup.connect(in_worker, weak=False)
 
 
