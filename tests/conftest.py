@@ -17,6 +17,8 @@ import pytest
 from hypothesis import HealthCheck, is_hypothesis_test, settings
 
 from lastcall import Client
+from lastcall.errors import ConfigError
+from lastcall.private import find_server
 from tests.servers import Server
 from tests.workers import Worker, stop
 
@@ -88,6 +90,21 @@ def lonely(server: Server) -> Cluster:
 
 
 _numbers = itertools.count(1)
+
+
+@pytest.fixture(scope="module")
+def alone() -> Iterator[None]:
+    """Nothing is said about a server."""
+    try:
+        find_server()
+    except ConfigError as error:
+        if os.environ.get("CI"):
+            raise
+        pytest.skip(str(error))
+    with pytest.MonkeyPatch.context() as patch:
+        for name in [name for name in os.environ if name.startswith("LASTCALL_") and name != "LASTCALL_SERVER"]:
+            patch.delenv(name)
+        yield
 
 
 @pytest.fixture

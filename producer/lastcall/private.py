@@ -29,6 +29,8 @@ from typing import Any, Final
 from urllib.parse import quote
 
 from lastcall.errors import ConfigError, LastcallError, ServerTooOld
+from lastcall.prints import VARIABLE as PRINTS
+from lastcall.prints import relay
 
 _log = logging.getLogger(__name__)
 
@@ -37,6 +39,7 @@ _SOCKET_BYTES = 103  # the longest path of a unix socket: 107 on Linux, 103 on m
 _BACKOFF_S = (0.2, 0.5, 1.0, 2.0, 4.0)  # before a dead worker's next starts; then it is given up
 _START_S = 15.0  # the guardian gives its server 10 s
 _END_S = 10.0  # beyond the grace: the guardian takes 5 s at most
+_PRINTS_S = 1.0  # for what functions printed to appear, when all else has ended
 _MIN_SERVER = (7, 0)
 _CLOSED = ("the private cluster is closed", "")
 _INSTALL = "pip install 'lastcall[local]', or set LASTCALL_URL to a server that runs"
@@ -181,6 +184,7 @@ class LocalCluster:
             **self._environment,
             "LASTCALL_URL": self.url,
             "LASTCALL_KEY": self.key.decode(),
+            PRINTS: self._guardian.prints,
             "PYTHONPATH": os.pathsep.join(own_path()),
         }
 
@@ -312,6 +316,9 @@ class _Guardian:
         self.noise: list[str] = []  # a traceback of the guardian's, if it says one
         self.writing = threading.Lock()
         self.write_end = -1
+        self.prints = os.path.join(directory, "prints")  # a named pipe: what functions print
+        self.prints_end = -1  # its end for writing, so that its reader waits while no worker has one
+        self.relay: threading.Thread | None = None
 
     def is_mine(self) -> bool:
         """Whether this process is the one that started it, not a fork of that."""
@@ -361,6 +368,35 @@ class _Guardian:
             raise LocalClusterError(f"the guardian did not answer within {_START_S:g} s")
         if self.failure is not None:
             raise LocalClusterError(*self.failure)
+        self.show_prints()
+
+    def show_prints(self) -> None:
+        """Have what functions print appear on standard error until the guardian has ended."""
+        with _no_fork:
+            try:
+                os.mkfifo(self.prints, 0o600)
+            except FileNotFoundError as error:  # the guardian has removed the directory since
+                self.ended.wait(_END_S)
+                raise LocalClusterError(*(self.failure or _CLOSED)) from error
+            read_end = os.open(self.prints, os.O_RDONLY | os.O_NONBLOCK)  # not to wait for one who writes
+            os.set_blocking(read_end, True)
+            self.prints_end = os.open(self.prints, os.O_WRONLY)
+            _parents_only.update((read_end, self.prints_end))
+
+        def read() -> None:
+            relay(read_end)
+            _close(read_end)
+
+        self.relay = threading.Thread(target=read, name="lastcall-prints", daemon=True)
+        self.relay.start()
+        if self.ended.is_set():
+            self.end_prints()
+
+    def end_prints(self) -> None:
+        """Let the relay end, all workers being gone, and wait for that; not for a stderr that nobody reads."""
+        _close(self.prints_end)
+        if self.relay is not None:
+            self.relay.join(_PRINTS_S)
 
     def send(self, do: str, **details: object) -> None:
         line = json.dumps({"do": do, **details}).encode() + b"\n"
@@ -406,6 +442,7 @@ class _Guardian:
         process.wait()
         if not self.orderly:
             self.bury(process.returncode)
+        self.end_prints()
         self.ready.set()
         self.ended.set()
         _guardians.discard(self)

@@ -12,8 +12,7 @@ from pathlib import Path
 import pytest
 
 from lastcall import Client, StatusableQueue
-from lastcall.errors import ConfigError, ServerUnreachable
-from lastcall.private import find_server
+from lastcall.errors import ServerUnreachable
 from tests import functions
 from tests.functions import consume, produce, square
 from tests.workers import environment, until
@@ -22,21 +21,6 @@ pytestmark = [
     pytest.mark.integration,
     pytest.mark.filterwarnings("ignore:.*use of fork:DeprecationWarning"),
 ]
-
-
-@pytest.fixture(scope="module")
-def alone() -> Iterator[None]:
-    """Nothing is said about a server."""
-    try:
-        find_server()
-    except ConfigError as error:
-        if os.environ.get("CI"):
-            raise
-        pytest.skip(str(error))
-    with pytest.MonkeyPatch.context() as patch:
-        for name in [name for name in os.environ if name.startswith("LASTCALL_") and name != "LASTCALL_SERVER"]:
-            patch.delenv(name)
-        yield
 
 
 @pytest.fixture(scope="module")

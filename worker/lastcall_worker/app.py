@@ -5,13 +5,16 @@ It has nothing but slots; attachment.py puts them beside the tasks of any other 
 
 from __future__ import annotations
 
+import os
 from typing import Any
 
 import billiard.pool
 from celery import Celery
 
+from lastcall.prints import VARIABLE
 from lastcall.settings import Settings
 from lastcall_worker.attachment import attach
+from lastcall_worker.prints import show_prints
 
 # What the command line does not say.
 _OWN_DEFAULTS: dict[str, Any] = {
@@ -36,7 +39,10 @@ def _make() -> Celery:
     # Tickets are acknowledged early, so that a lost connection is no reason to end a slot.
     app.conf.worker_cancel_long_running_tasks_on_connection_loss = True
     app.add_defaults(_OWN_DEFAULTS)
-    return attach(app, settings)
+    attach(app, settings)
+    if path := os.environ.get(VARIABLE):  # a private cluster's
+        show_prints(app, path)
+    return app
 
 
 app = _make()
