@@ -428,9 +428,9 @@ def test_nothing_outlives_a_guardian_that_is_killed(
     watched = watch(*pids(up(cluster, 3)), *cluster.pids.values())
     os.kill(cluster.pids["guardian"], number)
     watched.wait_until_gone()
+    assert errors.first_error.wait(END_S)  # before close(), to which it may else look like its own doing
     cluster.close()
     assert directory_is_gone(cluster)
-    assert errors.first_error.wait(END_S)
     with pytest.raises(LocalClusterError, match=r"guardian (ended by itself|was stopped by SIG)"):
         cluster.ensure_workers("io")
 
