@@ -127,7 +127,7 @@ async def exits(n: int) -> int:
 async def until_cancelled(path: str) -> None:
     Path(path, "began").touch()
     try:
-        await asyncio.sleep(600)
+        await asyncio.sleep(60)
     finally:
         Path(path, "cancelled").touch()
 

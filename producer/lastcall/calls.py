@@ -89,6 +89,7 @@ class Answer(Future[Any]):
     number = 0  # of the call's chunk; another one when calls before it are dropped before they are sent
     withdrawn = False
     held = False
+    abandoned = False  # who awaited it was cancelled: nobody can get its result
     needs: tuple[Kept, ...] = ()  # what lies aside for it
 
     def __init__(self, ledger: Ledger | None = None, calls: Calls | None = None) -> None:
@@ -357,9 +358,12 @@ class Calls:
         return threading.current_thread() is self._reader
 
     def close(self, *, wait: bool = True) -> None:
-        """Take no more calls; wait for those that are out, or cancel them."""
+        """Take no more calls; wait for those that are out, or cancel them, as where all are abandoned."""
         if self._closed or os.getpid() != self._pid:
             return
+        out = list(self._futures.values())
+        if out and all(future.abandoned for future in out):
+            wait = False
         try:
             while wait and running.get() and self._futures:  # a worker's function leaves: it may be what they wait for
                 if not help_with(self._queue._ledger):

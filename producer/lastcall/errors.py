@@ -410,14 +410,16 @@ class ProducerLost(LastcallError):
 
 
 class NoWorker(LastcallError):
-    """Work is ready, but no live worker serves the Celery queue that it waits in."""
+    """Work is ready, but no live worker serves the Celery queue that it waits in, or gets the tickets for it.
 
-    def __init__(self, queue: str, celery_queue: str, waited_s: float) -> None:
-        self.queue, self.celery_queue, self.waited_s = queue, celery_queue, waited_s
-        super().__init__(
-            f"queue {queue} has waited for {waited_s:.1f} s, no worker serves the Celery queue "
-            f'"{celery_queue}": start one with: lastcall worker -Q {celery_queue}'
-        )
+    astray: in words, to which of Celery's brokers the tickets go and from which the workers take theirs; "" where there
+    are no workers.
+    """
+
+    def __init__(self, queue: str, celery_queue: str, waited_s: float, astray: str = "") -> None:
+        self.queue, self.celery_queue, self.waited_s, self.astray = queue, celery_queue, waited_s, astray
+        none = f'no worker serves the Celery queue "{celery_queue}": start one with: lastcall worker -Q {celery_queue}'
+        super().__init__(f"queue {queue} has waited for {waited_s:.1f} s, {astray or none}")
 
 
 class WorkerLost(LastcallError, BrokenProcessPool):

@@ -49,7 +49,7 @@ class Settings:
     reap_s: seconds between two looks for leases that ran out.
     ttl_s: seconds that a finished job is kept.
     max_item_bytes: the largest item that is taken, at most 512 MiB.
-    worker_wait_s: seconds to wait for a worker to appear before NoWorker.
+    worker_wait_s: seconds to wait for a worker to appear, or to get the tickets, before NoWorker.
     aside_bytes: arrays, bytes and other buffers in the arguments of calls that are at least as large are sent once, not
     with each call (0: with each call, whatever they are).
     aside_cache_bytes: how much of that a worker's process keeps, and a client leaves on the server that no call needs.

@@ -5,13 +5,15 @@ what is waited for. announced.py waits for the end of queues and the like.
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import functools
 import logging
+import re
 import sys
 import time
 import warnings
 from collections.abc import Callable
-from typing import TYPE_CHECKING, Concatenate, Final, ParamSpec, Protocol, TypeVar
+from typing import TYPE_CHECKING, Any, Concatenate, Final, ParamSpec, Protocol, TypeVar
 
 from redis.exceptions import ConnectionError as RedisConnectionError
 from redis.exceptions import TimeoutError as RedisTimeoutError
@@ -27,12 +29,14 @@ from lastcall.errors import (
     ServerOutOfMemory,
     ServerReadOnly,
     ServerUnreachable,
+    UnknownJob,
 )
-from lastcall.state.records import ENDLESS, shown
+from lastcall.state import keys
+from lastcall.state.ledger import Ledger
+from lastcall.state.records import ENDLESS, shown, split
 
 if TYPE_CHECKING:
     from lastcall.connection import Connection
-    from lastcall.state.ledger import Ledger
     from lastcall.state.records import ProducerStatus, Status
 
 _log = logging.getLogger(__name__)
@@ -44,6 +48,7 @@ _AGAIN_S = 0.2
 
 _SILENT_S = 3.0  # from then on a wait says that no worker serves the queue
 _MOST_NAMED = 5  # producers, in a message
+_DATABASE: Final = re.compile(r"^redis(?:s?://[^/]*/|\+socket://.*[?&]virtual_host=)(\d+)$")
 
 P = ParamSpec("P")
 R = TypeVar("R")
@@ -176,11 +181,12 @@ class Patience:
     def __init__(self, connection: Connection) -> None:
         self._connection = connection
         self._alone_since: float | None = None
+        self._settled = 0  # items
         self._said = False
 
     def look(self, status: Status) -> None:
-        """Warn, once, when no worker serves the queue, or its tickets may go astray; raise NoWorker when none came in
-        time."""
+        """Warn, once, when no worker serves the queue, or its tickets go astray, as it seems; raise NoWorker when that
+        was so for too long, and nothing came of it."""
         if not status.workers or not status.ready:
             self._alone_since = None
             return
@@ -188,16 +194,18 @@ class Patience:
         if cluster is not None:
             cluster.check(status.workers)
         served = self._connection.slots(status.workers) > 0
-        astray = served and _astray(self._connection, status)
+        astray = _astray(self._connection, status) if served else ""
         if served and not astray:
             self._alone_since = None
             return
-        now = time.monotonic()
-        if self._alone_since is None:
-            self._alone_since = now
+        now, settled = time.monotonic(), status.done + status.dead
+        if self._alone_since is None or settled != self._settled:
+            self._alone_since, self._settled = now, settled
         alone_s = now - self._alone_since
-        if not served and alone_s >= self._connection.settings.worker_wait_s:
-            raise NoWorker(shown(status.job, status.name), status.workers, alone_s)
+        if alone_s >= self._connection.settings.worker_wait_s:
+            if not (astray and _may_come(self._connection, status.workers)):
+                raise NoWorker(shown(status.job, status.name), status.workers, alone_s, astray)
+            self._alone_since = now
         if alone_s >= _SILENT_S and not self._said and cluster is None:
             self._said = True
             _log.warning("queue %s waits: %s", shown(status.job, status.name), astray or _unserved(status))
@@ -209,14 +217,42 @@ def _unserved(status: Status) -> str:
 
 def _astray(connection: Connection, status: Status) -> str:
     """That a queue's workers do not get its tickets, as it seems: none has begun, and their broker is another."""
-    here = connection.settings.broker_shown
-    there = {info.broker for info in connection.registry.known() if status.workers in info.queues}
-    if status.started or connection.cluster is not None or {here, ""} & there:
+    here, there = connection.settings.broker_shown, _brokers(connection, status.workers)
+    if status.started or not status.tickets or connection.cluster is not None or {here, ""} & there:
         return ""
     return (
         f"its tickets go to Celery's broker at {here}, and its workers take theirs from "
         f"{' and '.join(sorted(there))}: if these are not the same, set LASTCALL_BROKER_URL to the workers'"
     )
+
+
+def _brokers(connection: Connection, celery_queue: str) -> set[str]:
+    """Those that the workers of a Celery queue take tickets from; "" where one does not say it."""
+    return {info.broker for info in connection.registry.known() if celery_queue in info.queues}
+
+
+def _may_come(connection: Connection, celery_queue: str) -> bool:
+    """Whether workers whose broker is another, as it seems, may come all the same, when other work lets them.
+
+    A server may have two names, of which the client uses one and the workers the other. Two databases are never one.
+    """
+    here = connection.settings.broker_shown
+    if all(_databases_differ(here, there) for there in _brokers(connection, celery_queue)):
+        return False
+    queues: Any = connection.asking.hgetall(keys.QUEUES)
+    for address, workers in queues.items():
+        if workers.decode() == celery_queue:
+            with contextlib.suppress(UnknownJob):  # it expired meanwhile
+                job, name = split(address.decode())
+                if Ledger(connection.asking, job, [name]).status().started:
+                    return True
+    return False
+
+
+def _databases_differ(one: str, other: str) -> bool:
+    """Of two brokers' addresses, as Settings.broker_shown gives them, whether each names another database of Redis."""
+    databases = {found[1] for url in (one, other) if (found := _DATABASE.search(url))}
+    return len(databases) > 1
 
 
 def describe(connection: Connection, status: Status) -> str:

@@ -10,14 +10,16 @@ import random
 import threading
 from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine
 from concurrent.futures import Future
+from functools import partial
+from pathlib import Path
 from typing import Any
 
 import pytest
 
 from lastcall import AsyncClient, AsyncQueue, Client, errors
 from tests.conftest import Cluster
-from tests.coroutines import nap
-from tests.functions import odd_only, plus_one, square
+from tests.coroutines import let_go, nap, until_cancelled, wait_for
+from tests.functions import Gate, odd_only, plus_one, square
 
 pytestmark = pytest.mark.integration
 
@@ -42,6 +44,10 @@ async def until(condition: Callable[[], Awaitable[Any]], what: str) -> None:
     async with asyncio.timeout(30):
         while not await condition():
             await asyncio.sleep(0.02)
+
+
+async def until_there(path: Path) -> None:
+    await until(partial(asyncio.to_thread, path.exists), f"{path.name} to be there")
 
 
 async def count(n: int) -> AsyncIterator[int]:
@@ -573,6 +579,37 @@ async def test_leaving_the_client_waits_for_calls_that_are_out(cluster: Cluster)
     async with client_of(cluster) as client:
         futures = [client.submit(nap, n) for n in range(20)]
     assert [future.result() for future in futures] == [n * n for n in range(20)]
+
+
+@on_a_loop
+async def test_leaving_the_client_does_not_wait_for_calls_that_were_cancelled(
+    cluster: Cluster, name: str, tmp_path: Path
+) -> None:
+    gate = Gate(cluster.url, name)
+    async with asyncio.timeout(30):
+        async with client_of(cluster) as client:
+            running = client.submit(gate, 1), client.submit_to("io", until_cancelled, str(tmp_path))
+            await asyncio.to_thread(gate.begun)
+            await until_there(tmp_path / "began")
+            for future in running:
+                future.cancel()
+        gate.open()  # until now it runs
+        await until_there(tmp_path / "cancelled")
+
+
+@on_a_loop
+async def test_leaving_the_client_waits_for_those_beside_them(cluster: Cluster, name: str, tmp_path: Path) -> None:
+    async with asyncio.timeout(30), client_of(cluster) as other:
+        async with client_of(cluster) as client:
+            kept = client.submit_to("io", wait_for, name)
+            cancelled = client.submit_to("io", until_cancelled, str(tmp_path))
+            await until_there(tmp_path / "began")
+            cancelled.cancel()
+            closing = asyncio.create_task(client.aclose())
+            await other.submit_to("io", let_go, name)
+            await closing
+        assert kept.result() == name
+        await until_there(tmp_path / "cancelled")
 
 
 @on_a_loop

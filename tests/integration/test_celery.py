@@ -213,6 +213,11 @@ def test_a_client_that_sends_its_tickets_to_another_broker_is_told(
         for said in (str(raised.value), caplog.text):
             assert re.search(r"go to Celery's broker at \S+=0, and its workers take theirs from \S+=3: ", said)
             assert "set LASTCALL_BROKER_URL" in said
+        with Client(url, key, worker_wait_s=1) as client:
+            with pytest.raises(errors.NoWorker, match=r"go to Celery's broker at .* set LASTCALL_BROKER_URL"):
+                list(client.map(theirs.add, range(300)))
+            with pytest.raises(errors.NoWorker, match="set LASTCALL_BROKER_URL"):
+                client.submit(theirs.add, 1).result(30)
         caplog.clear()
         with Client(url, key, broker_url=broker) as client:
             assert client.submit(theirs.add, 1).result(30) == 2

@@ -25,7 +25,7 @@ from lastcall.state.ledger import Ledger
 from lastcall_worker.notifier import Teller
 from tests.conftest import Cluster
 from tests.coroutines import nap
-from tests.functions import plus_one, produce
+from tests.functions import Gate, plus_one, produce
 from tests.workers import ROOT, Worker, environment, until
 
 pytestmark = pytest.mark.integration
@@ -244,6 +244,22 @@ def test_an_awaited_call_tells_its_end(cluster: Cluster, teller: Worker, told: R
 
     asyncio.run(main())
     assert [json.loads(told.next()[1])["data"]["done"] for _ in range(2)] == [1, 1]
+
+
+def test_a_call_that_nobody_awaits_any_more_is_told_as_cancelled(
+    cluster: Cluster, teller: Worker, told: Receiver, name: str
+) -> None:
+    gate = Gate(cluster.url, name)
+
+    async def main() -> None:
+        async with asyncio.timeout(30), AsyncClient(cluster.url, cluster.key) as client:
+            future = await client.submit_telling(told.origin, gate, 1)
+            await asyncio.to_thread(gate.begun)
+            future.cancel()
+
+    asyncio.run(main())
+    assert json.loads(told.next()[1])["data"]["state"] == "CANCELLED"
+    gate.open()
 
 
 def test_a_call_goes_on_and_is_told_when_who_made_it_has_died(

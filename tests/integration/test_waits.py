@@ -6,13 +6,17 @@ import logging
 import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
 
 from lastcall import Client
 from lastcall.errors import Empty, NoWorker, ProducerLost, QueueCancelled, ServerUnreachable, WaitTimeout
-from lastcall.waiting import Outage
+from lastcall.registry import WorkerInfo
+from lastcall.state import keys
+from lastcall.waiting import Outage, Patience
 from tests.conftest import Cluster
 from tests.functions import Gate, produce, square
 from tests.servers import Server
@@ -117,8 +121,17 @@ def test_that_there_is_no_room(client: Client, name: str) -> None:
 # No worker
 
 
-def test_every_wait_for_workers_ends_when_none_comes(lonely: Cluster) -> None:
+def register(client: Client, broker: str, node: str = "one") -> None:
+    """A worker that serves "gpu", and takes its tickets from there."""
+    info = WorkerInfo(node, ("gpu",), 2, "prefork", "box", 17, "0.1.0", 1_700_000_000_000, broker)
+    client._connection.registry.register(info, 60)
+
+
+@pytest.mark.parametrize("astray", [False, True], ids=["none is there", "they have another broker"])
+def test_every_wait_for_workers_ends_when_none_comes(lonely: Cluster, astray: bool) -> None:
     with lonely.client(worker_wait_s=0.3) as client:
+        if astray:
+            register(client, "redis+socket:///elsewhere?virtual_host=7")
         queue, full = (
             client.queue("waits", square, workers="gpu"),
             client.queue("full", square, workers="gpu", maxsize=1),
@@ -144,9 +157,53 @@ def test_every_wait_for_workers_ends_when_none_comes(lonely: Cluster) -> None:
             error = future.exception(30)
             assert isinstance(error, NoWorker), how
             assert (error.celery_queue, error.waited_s >= 0.3) == ("gpu", True)
-            assert NO_WORKER in str(error)
+            assert ("set LASTCALL_BROKER_URL" if astray else NO_WORKER) in str(error)
         queue.cancel()
         full.cancel()
+
+
+def test_workers_that_do_not_say_their_broker_count(lonely: Cluster) -> None:
+    with lonely.client(worker_wait_s=0.1) as client:
+        register(client, "redis+socket:///elsewhere?virtual_host=7", "one")
+        register(client, "", "of an older version")
+        queue = client.queue("waits", square, workers="gpu")
+        produce(queue, None, [1])
+        assert "LASTCALL_BROKER_URL" not in timed_out(lambda: queue.join(1.5), 1.5)
+        queue.cancel()
+
+
+def test_busy_workers_that_may_have_the_same_broker_by_another_name_are_waited_for(lonely: Cluster) -> None:
+    with lonely.client(worker_wait_s=0.1) as client:
+        register(client, "redis+socket:///another/name?virtual_host=0")
+        busy, queue = client.queue("busy", square, workers="gpu"), client.queue("waits", square, workers="gpu")
+        produce(busy, None, [1])
+        produce(queue, None, [1])
+        ledger = busy._ledger
+        (ticket,) = client._connection.redis.zrange(keys.of_queue("busy", "busy", "tickets"), 0, -1)  # type: ignore[misc,str-unpack]
+        assert ledger.next(ticket.decode(), "its slot", 60_000, 1).chunks
+        assert "set LASTCALL_BROKER_URL" in timed_out(lambda: queue.join(1.5), 1.5)
+        busy.cancel()
+        with pytest.raises(NoWorker, match="another/name"):
+            queue.join(30)
+        queue.cancel()
+
+
+def test_what_is_done_meanwhile_is_waited_for(lonely: Cluster, monkeypatch: pytest.MonkeyPatch) -> None:
+    now = 0.0
+    monkeypatch.setattr("lastcall.waiting.time", SimpleNamespace(monotonic=lambda: now))
+    with lonely.client(worker_wait_s=10) as client:
+        register(client, "redis+socket:///elsewhere?virtual_host=7")
+        queue = client.queue("waits", square, workers="gpu")
+        produce(queue, None, [1])
+        status, patience = queue.status(), Patience(client._connection)
+        for done in range(4):  # by tickets that its workers' reaper has sent
+            patience.look(replace(status, done=done))
+            now += 9
+        now += 1
+        with pytest.raises(NoWorker) as raised:
+            patience.look(replace(status, done=3))
+        assert raised.value.waited_s == 10
+        queue.cancel()
 
 
 def test_a_worker_is_missed_only_when_there_is_work(lonely: Cluster) -> None:

@@ -38,7 +38,7 @@ SAMPLES: list[LastcallError] = [
     errors.NotHeld("lock", "money"),
     errors.ProducerLeft("frames", "camera-1"),
     errors.ProducerLost("frames", (("camera-1", 9.25), ("camera-2", 12.0))),
-    errors.NoWorker("frames", "gpu", 60.0),
+    errors.NoWorker("frames", "gpu", 60.0, "its tickets go to Celery's broker at redis://h:6379/1"),
     errors.WorkerLost("frames", 17, 3),
     errors.ItemTimeout("frames", 17, 2.5, 3),
     errors.NotificationRefused("https://hooks.example.com", ["http://127.0.0.1:8000"]),

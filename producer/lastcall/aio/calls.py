@@ -121,6 +121,7 @@ class AsyncCalls:
     def _done(self, future: asyncio.Future[Any]) -> None:
         answer = self._out.pop(future)
         if future.cancelled() and answer is not None and not answer.done():
+            answer.abandoned = True
             self._dropped.append(answer)
             if len(self._dropped) == 1:
                 self._loop.call_soon(self._take_back)  # all that are cancelled in one go together
@@ -163,6 +164,7 @@ def awaited(answer: Answer, link: Link) -> asyncio.Future[Any]:
 
     def done(_: asyncio.Future[Any]) -> None:
         if future.cancelled() and not answer.done():
+            answer.abandoned = True
             link.threads.aside(answer.cancel)
 
     future.add_done_callback(done)

@@ -213,7 +213,10 @@ class AsyncClient(Awaited, AsyncNamed):
         return await self._threads.ask(client.workers)
 
     async def aclose(self, *, wait: bool = True) -> None:
-        """Wait for calls that are out (or, wait=False, cancel them), and let go of everything."""
+        """Wait for calls that are out (or, wait=False, cancel them), and let go of everything.
+
+        Calls that were cancelled where they were awaited are not waited for: what still runs of them is dropped.
+        """
         if self._closed:
             return
         self._threads.check()
