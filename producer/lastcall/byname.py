@@ -11,6 +11,8 @@ import uuid
 import weakref
 from typing import Any
 
+from lastcall.mainspace import MAIN
+
 _there: weakref.WeakValueDictionary[str, ByName] = weakref.WeakValueDictionary()
 
 
@@ -40,7 +42,7 @@ class ByName:
 
 def name_of(thing: object, module: str) -> str | None:
     """What a module that others can import calls it; None if it does not."""
-    if module in ("__main__", "__mp_main__"):
+    if module in MAIN:
         return None
     names = vars(sys.modules[module]) if module in sys.modules else {}
     return next((name for name, value in names.items() if value is thing), None)

@@ -22,12 +22,10 @@ from lastcall.errors import (
     NotSerializable,
 )
 from lastcall.fingerprint import fingerprint
+from lastcall.mainspace import MAIN
 from lastcall.task import name_of, named, names
 
 Function = Callable[..., Any]
-
-# A program's main module has this name in another process only if that is the same program.
-MAIN = ("__main__", "__mp_main__")
 
 _INSTALL = "install it there, or put its folder on the worker's PYTHONPATH"
 

@@ -14,7 +14,8 @@ from contextvars import ContextVar
 from functools import partial
 from typing import Any
 
-_MAIN = ("__main__", "__mp_main__")
+# A program's main module has these names in another process only if that is the same program.
+MAIN = ("__main__", "__mp_main__")
 
 
 class Mainspace:
@@ -47,7 +48,7 @@ class Mainspace:
 
     def make(self, make: Callable[..., Any], code: Any, found: dict[str, Any], *rest: Any) -> Any:
         """A function, by cloudpickle's `make`."""
-        if found.get("__name__") in _MAIN and not _is_method(code.co_qualname):
+        if found.get("__name__") in MAIN and not _is_method(code.co_qualname):
             for name, value in found.items():
                 self._globals.setdefault(name, value)
             found = self._globals

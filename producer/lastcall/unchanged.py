@@ -12,7 +12,8 @@ from collections.abc import Iterator
 from types import BuiltinFunctionType, CellType, CodeType, FunctionType, ModuleType
 from typing import Any, Final
 
-from lastcall.functions import MAIN, reference_of
+from lastcall.functions import reference_of
+from lastcall.mainspace import MAIN
 
 _PLAIN: Final = (int, float, complex, bool, str, bytes, type(None), type(...), type(NotImplemented))
 _MISSING: Final = object()

@@ -22,6 +22,7 @@ from celery.states import IGNORED, REJECTED, RETRY
 from lastcall import functions
 from lastcall.current import current, running
 from lastcall.errors import FunctionNotAllowed, FunctionNotImportable, ItemTimeout
+from lastcall.mainspace import MAIN
 
 if TYPE_CHECKING:
     from lastcall_worker.running import Running
@@ -115,7 +116,7 @@ def _task(app: Any, reference: str, node: str, keyed: bool) -> CeleryTask:
     if name.startswith(("celery.", "lastcall.")):
         raise FunctionNotAllowed(name, "it is no task of a user")
     task = _registered(app, name)
-    if task is None and keyed and module not in ("__main__", "__mp_main__"):
+    if task is None and keyed and module not in MAIN:
         functions.import_module(module, node)
         task = _registered(app, name)
     if task is None:
